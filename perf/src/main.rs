@@ -1,0 +1,2 @@
+//! The performance suite.
+fn main() {}

@@ -1,0 +1,217 @@
+//! What gateways say to the engine and hear from it: calls, replies, and the [`Broker`] handle they hold.
+//!
+//! Protocol-neutral: native, Kafka, Pulsar and the others use the same calls. A gateway never sees the engine
+//! itself; it holds a [`Broker`], which `node` implements and which hides on which shard the partition lives.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use martlet_core::native::OffsetAt;
+use martlet_core::{
+    Acks, Epoch, Offset, PartitionId, Principal, ProducerId, Refusal, ShardId, TopicId, TopicName,
+};
+
+/// Who calls, and from where. Every call carries one and passes `authorize` and `quota`.
+#[derive(Clone, Debug, Default)]
+pub struct CallContext {
+    pub principal: Principal,
+    /// For logs and quota: the connection's number on its shard.
+    pub connection: u64,
+}
+
+/// A call to the engine.
+#[derive(Clone, Debug)]
+pub enum Call {
+    Append(Append),
+    Read(Read),
+    /// Answered with [`Reply::Offset`]; for a time, with [`Reply::Frames`] of the one frame that holds the record (or of
+    /// none): the gateway looks into the body, the engine never does.
+    OffsetFor {
+        partition: PartitionId,
+        at: OffsetAt,
+    },
+    PartitionStatus {
+        partition: PartitionId,
+    },
+    ProducerOpen,
+    CursorGet {
+        partition: PartitionId,
+        cursor: String,
+    },
+    CursorSet {
+        partition: PartitionId,
+        cursor: String,
+        offset: Offset,
+        reset: bool,
+    },
+    CursorList {
+        partition: PartitionId,
+    },
+    CursorDelete {
+        partition: PartitionId,
+        cursor: String,
+    },
+    TopicCreate {
+        name: TopicName,
+        partitions: u32,
+        settings: Vec<(String, String)>,
+    },
+    TopicAlter {
+        name: TopicName,
+        partitions: Option<u32>,
+        settings: Vec<(String, String)>,
+    },
+    TopicDelete {
+        name: TopicName,
+    },
+    TopicDescribe {
+        name: TopicName,
+    },
+    TopicList {
+        prefix: String,
+        after: String,
+        count_max: u32,
+    },
+}
+
+/// One batch for one partition. The gateway has checked the format's shape; the engine checks body length, checksum,
+/// sequence and limits.
+#[derive(Clone, Debug)]
+pub struct Append {
+    pub partition: PartitionId,
+    /// `None` = the topic's level.
+    pub acks: Option<Acks>,
+    /// One of [`martlet_core::frame::format`].
+    pub format: u8,
+    pub flags: u16,
+    pub body_crc_from: u8,
+    pub body_crc: u32,
+    /// The gateway computed `body_crc` itself from these very bytes a moment ago.
+    pub crc_is_verified: bool,
+    pub record_count: u32,
+    /// Offsets the batch takes, at least 1.
+    pub offset_span: u32,
+    pub timestamp_max: i64,
+    pub producer: ProducerId,
+    pub producer_epoch: u16,
+    pub base_sequence: i64,
+    pub key_hash: u32,
+    pub body: Bytes,
+}
+
+/// A read that may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    pub partition: PartitionId,
+    pub from: Offset,
+    /// Wait until this many bytes are readable, or `wait_ms` has passed.
+    pub bytes_min: u32,
+    /// At least one frame is returned even if it is larger.
+    pub bytes_max: u32,
+    pub wait_ms: u32,
+}
+
+#[derive(Clone, Debug)]
+pub enum Reply {
+    Appended { base_offset: Offset, broker_time: i64, duplicate: bool },
+    Frames(Frames),
+    Offset { offset: Offset, timestamp: i64 },
+    Partition(PartitionStatus),
+    Producer { producer: ProducerId, epoch: u16 },
+    Cursor { offset: Option<Offset> },
+    Cursors(Vec<(String, Offset)>),
+    Topic(TopicView),
+    Topics(Vec<String>),
+    Done,
+}
+
+/// What a read returns: committed frames in offset order, sharing the buffers they were written from or read into.
+#[derive(Clone, Debug, Default)]
+pub struct Frames {
+    pub frames: Vec<StoredFrame>,
+    pub log_start: Offset,
+    pub committed: Offset,
+    /// Where to read on.
+    pub next_offset: Offset,
+}
+
+/// A frame as stored: its 128-byte header and its body, both checked when they came from disk.
+#[derive(Clone, Debug)]
+pub struct StoredFrame {
+    pub header: Bytes,
+    pub body: Bytes,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionStatus {
+    pub partition: PartitionId,
+    pub epoch: Epoch,
+    pub log_start: Offset,
+    pub committed: Offset,
+    pub next_offset: Offset,
+    pub bytes: u64,
+    pub segments: u32,
+    pub producers: u32,
+    pub cursors: u32,
+    /// Empty, or why the partition takes no writes.
+    pub fenced: String,
+}
+
+/// A topic and where its partitions live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicView {
+    pub id: TopicId,
+    pub name: TopicName,
+    /// In the order of partition index.
+    pub partitions: Vec<(PartitionId, ShardId)>,
+    /// Every setting with its effective value, in the order of their keys.
+    pub settings: Vec<(String, String)>,
+}
+
+/// The reply to a call, later. Dropping it abandons the answer, not the call.
+pub type Replying = Pin<Box<dyn Future<Output = Result<Reply, Refusal>>>>;
+
+/// The handle a gateway holds. `Rc`, not `Arc`: it belongs to the shard its connection lives on.
+pub trait Broker {
+    /// Submits `call` *before returning*, to this shard's engine or to the mailbox of the shard that owns it, so that
+    /// two calls of one connection keep their order; the future only waits for the reply.
+    fn call(&self, context: &CallContext, call: Call) -> Replying;
+
+    /// Where a client that came in through the listener `listener` finds the native port of `shard`.
+    fn shard_address(&self, listener: &str, shard: ShardId) -> String;
+
+    /// This shard.
+    fn shard(&self) -> ShardId;
+
+    /// Facts about the node as key and value, for people.
+    fn status(&self) -> Vec<(String, String)>;
+}
+
+/// A shared broker handle.
+pub type BrokerHandle = Rc<dyn Broker>;
+
+/// The engine's name for a call that has not been answered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct CallToken(pub u64);
+
+/// What the engine wants done about a call. `node` carries it out.
+#[derive(Debug)]
+pub enum Answer {
+    /// Tell the caller.
+    Reply(CallToken, Result<Reply, Refusal>),
+    /// Fetch committed frames `[from, upto)` from storage, at most `bytes_max` but at least one frame, then tell the
+    /// caller. A wait that ended without records has `from == upto`: reply with no frames.
+    Fetch {
+        token: CallToken,
+        partition: PartitionId,
+        from: Offset,
+        upto: Offset,
+        bytes_max: u32,
+        log_start: Offset,
+    },
+    /// Find the first committed frame below `upto` whose `timestamp_max` is at or after `time` and tell the caller with
+    /// [`Reply::Frames`] of that one frame; no frame and `next_offset = upto` if there is none.
+    FindTime { token: CallToken, partition: PartitionId, time: i64, upto: Offset },
+}
