@@ -5,4 +5,9 @@
 //! storage is the [`log::Log`] trait, answers leave through [`api::Answer`].
 
 pub mod api;
+pub mod engine;
+pub mod guard;
 pub mod log;
+
+pub use engine::{Engine, EngineConfig, Recovered};
+pub use guard::{AllowAll, Guard};

@@ -64,6 +64,12 @@ pub trait Log {
     /// Makes a partition known. Idempotent. Returns its extent: empty at 0 if it is new.
     fn open_partition(&mut self, partition: PartitionId) -> Extent;
 
+    /// Bytes after which a segment of this partition is sealed, from its topic's settings. Not stored: said again
+    /// after every start. A log without segments ignores it.
+    fn set_segment_bytes(&mut self, partition: PartitionId, bytes: u64) {
+        let _ = (partition, bytes);
+    }
+
     /// Forgets a partition and frees its space once this is durable.
     fn drop_partition(&mut self, partition: PartitionId) -> Lsn;
 
