@@ -14,6 +14,8 @@ pub const NATIVE_META_BYTES_MAX: u32 = 1024 * 1024;
 pub const BATCH_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Bytes of a batch body unless the topic says otherwise.
 pub const BATCH_BYTES_MAX_DEFAULT: u32 = 5 * 1024 * 1024;
+/// Bytes of a batch's records after decompression; a larger claim is refused before anything is allocated.
+pub const BATCH_UNCOMPRESSED_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// Records in one batch.
 pub const BATCH_RECORDS_MAX: u32 = 1_000_000;
 
@@ -33,6 +35,37 @@ pub const PARTITION_WAITERS_MAX: usize = 10_000;
 pub const READ_WAIT_MS_MAX: u32 = 300_000;
 /// Bytes one read may return.
 pub const READ_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// Topics of one cluster.
+pub const TOPICS_MAX: usize = 50_000;
+/// Partitions of one cluster, over all topics.
+pub const PARTITIONS_MAX: u64 = 500_000;
+/// Bytes of a partition's segment unless its topic says otherwise, and the range of that setting.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024 * 1024;
+/// Producers with deduplication state on one shard, over all partitions.
+pub const SHARD_PRODUCERS_MAX: usize = 100_000;
+/// Reads that wait for records on one shard, over all partitions.
+pub const SHARD_WAITERS_MAX: usize = 100_000;
+/// Commits of a partition whose sizes are remembered, so that a waiting read can count bytes.
+pub const COMMITS_REMEMBERED: usize = 32;
+/// Callers that wait for one and the same write: retries of a batch, or repeats of a cursor's position.
+pub const WRITE_CALLERS_MAX: usize = 64;
+/// Calls for a partition the shard has not heard of, kept until its metadata comes.
+pub const PARKED_CALLS_MAX: usize = 1_000;
+/// Longest time such a call is kept.
+pub const PARKED_MS_MAX: u64 = 500;
+/// Metadata commands staged and not yet applied.
+pub const METADATA_COMMANDS_PENDING_MAX: usize = 1_000;
+/// Producer ids taken from the metadata at once.
+pub const PRODUCER_IDS_BLOCK: u64 = 1_000;
+/// Calls that wait for a block of producer ids.
+pub const PRODUCER_OPENS_PENDING_MAX: usize = 10_000;
+/// Partitions whose retention and producers are looked at before other work gets its turn.
+pub const RETENTION_PARTITIONS_PER_TURN: usize = 64;
+/// Names of topics in one answer.
+pub const TOPIC_LIST_COUNT_MAX: u32 = 1_000;
 
 /// Requests of one connection that have not been answered.
 pub const CONNECTION_REQUESTS_MAX: usize = 1_000;
