@@ -72,6 +72,13 @@ pub const CONNECTION_REQUESTS_MAX: usize = 1_000;
 /// Connections of one shard.
 pub const SHARD_CONNECTIONS_MAX: usize = 20_000;
 
+/// Turns of tasks between two enters of an executor's driver.
+pub const EXECUTOR_TICK_TURNS_MAX: usize = 128;
+/// Time that tasks may run between two enters of an executor's driver.
+pub const EXECUTOR_TICK_US_MAX: u64 = 500;
+/// What one turn of a task may take from mailboxes before it must yield.
+pub const COOPERATIVE_BUDGET: u32 = 128;
+
 const _: () = {
     assert!(NATIVE_FRAME_BYTES_MAX > BATCH_BYTES_MAX + NATIVE_META_BYTES_MAX);
     assert!(NATIVE_FRAME_BYTES_MAX > READ_BYTES_MAX + NATIVE_META_BYTES_MAX);

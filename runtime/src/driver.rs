@@ -18,7 +18,8 @@ use crate::buffer::AlignedBuffer;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Handle(pub i32);
 
-/// The executor's name for an operation under way.
+/// The executor's name for an operation under way. The low 32 bits are a small index that no other operation in
+/// flight has (drivers may use it to find their own state), the high 32 bits tell uses of one index apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Token(pub u64);
 
@@ -54,11 +55,12 @@ pub enum Op {
         path: PathBuf,
         options: OpenOptions,
     },
-    /// Fills `buffer` from `offset`, up to its capacity; may be short.
+    /// Fills `buffer[skip..capacity]` from `offset` of the file; may be short. Nothing read = the end of the file.
     Read {
         file: Handle,
         offset: u64,
         buffer: AlignedBuffer,
+        skip: usize,
     },
     /// May be short. With `sync`, a data sync is linked behind it; a short write or a failure breaks the link and
     /// the completion says so.
@@ -124,7 +126,7 @@ pub enum Outcome {
     /// Bytes sent, counted from `skip`.
     Sent(io::Result<usize>, Vec<Bytes>),
     Opened(io::Result<Handle>),
-    /// Bytes read; the buffer's length is set to it.
+    /// Bytes read; the buffer's length is set to them plus the operation's `skip`.
     Read(io::Result<usize>, AlignedBuffer),
     /// `written` bytes reached the file; `synced` is `Some` if a sync was asked for and the whole write succeeded.
     Wrote {
@@ -162,7 +164,8 @@ pub trait Driver {
     /// Queues an operation. Never blocks; at the bound of its queue it enters the kernel to make room.
     fn submit(&mut self, token: Token, op: Op);
 
-    /// Asks for an operation to end early. Its completion still comes, exactly once.
+    /// Asks for an operation to end early, as far as that helps: sockets' do, file operations may run on. Its
+    /// completion still comes, exactly once.
     fn cancel(&mut self, token: Token);
 
     /// Submits what is queued, waits as told, appends completions to `done`.
@@ -173,6 +176,11 @@ pub trait Driver {
 
     /// Both clocks.
     fn now(&self) -> Now;
+
+    /// The monotonic clock alone; asked before and after every poll of a task, so it should be cheap.
+    fn instant(&self) -> Instant {
+        self.now().instant
+    }
 
     /// Random bits: the kernel's, or the seed's.
     fn random(&mut self) -> u64;
