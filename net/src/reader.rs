@@ -1,0 +1,206 @@
+//! Cutting length-prefixed frames out of a socket. Owns the receive buffer of one connection: small frames are cut
+//! from a chunk that grows with the traffic, a large one is received into a buffer of exactly its size, so its bytes
+//! are not moved again. Must never hold more than was reserved, nor believe a length before comparing it.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use martlet_runtime::{RecvHalf, Runtime};
+
+use crate::config::ConnectionLimits;
+use crate::memory::{MemoryBudget, Reservation};
+
+/// Bytes of the length field in front of a frame.
+pub const LENGTH_BYTES: usize = 4;
+/// Receive buffer of an idle connection.
+const CHUNK_BYTES_MIN: usize = 4 * 1024;
+/// Receive buffer of a busy one.
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// A frame that has begun must arrive at least this fast, beyond the stall time.
+const FRAME_BYTES_PER_SECOND_MIN: u64 = 64 * 1024;
+
+/// A frame without its length field, and the memory it holds.
+#[derive(Debug)]
+pub struct ReceivedFrame {
+    pub bytes: Bytes,
+    pub reservation: Reservation,
+}
+
+/// Why there is no next frame.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the peer closed the connection within a frame")]
+    Cut,
+    #[error("the frame announces {announced} bytes, at most {bytes_max} are allowed: send smaller batches")]
+    TooLarge { announced: u32, bytes_max: u32 },
+    #[error("the frame did not arrive in time: it was cut off or sent too slowly")]
+    Stalled,
+    #[error("the connection failed: {0}")]
+    Io(io::Error),
+}
+
+/// The receiving half of a connection, cut into frames.
+#[derive(Debug)]
+pub struct FrameReader {
+    runtime: Runtime,
+    recv: RecvHalf,
+    limits: Rc<ConnectionLimits>,
+    memory: MemoryBudget,
+    buffer: BytesMut,
+    chunk: usize,
+    /// What a chunk above the smallest size costs.
+    chunk_reservation: Option<Reservation>,
+    received_bytes: u64,
+}
+
+impl FrameReader {
+    #[must_use]
+    pub fn new(
+        runtime: &Runtime,
+        recv: RecvHalf,
+        limits: Rc<ConnectionLimits>,
+        memory: MemoryBudget,
+    ) -> FrameReader {
+        FrameReader {
+            runtime: runtime.clone(),
+            recv,
+            limits,
+            memory,
+            buffer: BytesMut::new(),
+            chunk: CHUNK_BYTES_MIN,
+            chunk_reservation: None,
+            received_bytes: 0,
+        }
+    }
+
+    /// Bytes received since the connection began.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Waits for exactly `count` bytes, at most [`CHUNK_BYTES_MIN`]: what opens a connection.
+    ///
+    /// # Errors
+    /// [`ReadError::Closed`], [`ReadError::Cut`], [`ReadError::Io`].
+    pub async fn exactly(&mut self, count: usize) -> Result<Bytes, ReadError> {
+        assert!(count <= CHUNK_BYTES_MIN, "an opening of {count} bytes");
+        while self.buffer.len() < count {
+            self.receive(count).await?;
+        }
+        Ok(self.buffer.split_to(count).freeze())
+    }
+
+    /// Waits for the next frame, however long the peer says nothing; a frame that has begun must go on. Waits for
+    /// memory before it receives what it has no buffer for. A frame has at most `bytes_max` bytes, nor more than the
+    /// connection's limit.
+    ///
+    /// # Errors
+    /// As [`ReadError`]. After [`ReadError::TooLarge`] the stream cannot be cut any more.
+    pub async fn next_frame(&mut self, bytes_max: u32) -> Result<ReceivedFrame, ReadError> {
+        if self.buffer.is_empty() {
+            self.receive(LENGTH_BYTES).await?;
+        }
+        if self.buffer.len() < LENGTH_BYTES {
+            self.receive_all(LENGTH_BYTES, self.limits.frame_stall).await?;
+        }
+        let mut length = [0; LENGTH_BYTES];
+        length.copy_from_slice(&self.buffer[..LENGTH_BYTES]);
+        let announced = u32::from_le_bytes(length);
+        let bytes_max = bytes_max.min(self.limits.frame_bytes_max);
+        if announced > bytes_max {
+            return Err(ReadError::TooLarge { announced, bytes_max });
+        }
+        let total = LENGTH_BYTES + announced as usize;
+        let reservation = self.memory.reserve(total).await;
+        if self.buffer.len() < total {
+            let allowance = Duration::from_millis(u64::from(announced) * 1000 / FRAME_BYTES_PER_SECOND_MIN);
+            self.receive_all(total, self.limits.frame_stall + allowance).await?;
+        }
+        let bytes = self.buffer.split_to(total).freeze().slice(LENGTH_BYTES..);
+        Ok(ReceivedFrame { bytes, reservation })
+    }
+
+    /// Receives and forgets until the peer closes, at most for `wait`. A socket that is closed with bytes unread
+    /// resets the connection, and the peer may then never see the refusal it was sent.
+    pub async fn discard(&mut self, wait: Duration) {
+        let runtime = self.runtime.clone();
+        let all = async {
+            self.chunk = CHUNK_BYTES_MIN;
+            loop {
+                self.buffer.clear();
+                if self.receive(LENGTH_BYTES).await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Either way there is nothing left to do for this peer.
+        let _ = runtime.timeout(wait, all).await;
+    }
+
+    async fn receive_all(&mut self, total: usize, wait: Duration) -> Result<(), ReadError> {
+        let runtime = self.runtime.clone();
+        let all = async {
+            while self.buffer.len() < total {
+                self.receive(total).await?;
+            }
+            Ok(())
+        };
+        runtime.timeout(wait, all).await.unwrap_or(Err(ReadError::Stalled))
+    }
+
+    /// Receives some bytes, towards `total` in the buffer.
+    async fn receive(&mut self, total: usize) -> Result<(), ReadError> {
+        self.make_room(total);
+        let buffer = std::mem::take(&mut self.buffer);
+        let room = buffer.capacity() - buffer.len();
+        let (outcome, buffer) = self.recv.recv(buffer).await;
+        self.buffer = buffer;
+        match outcome {
+            Ok(0) if self.buffer.is_empty() => Err(ReadError::Closed),
+            Ok(0) => Err(ReadError::Cut),
+            Ok(count) => {
+                self.received_bytes += count as u64;
+                self.adapt(count, room);
+                Ok(())
+            }
+            Err(error) => Err(ReadError::Io(error)),
+        }
+    }
+
+    fn make_room(&mut self, total: usize) {
+        let missing = total.saturating_sub(self.buffer.len());
+        if total > self.chunk {
+            if self.buffer.capacity() < total {
+                let mut exact = BytesMut::with_capacity(total);
+                exact.extend_from_slice(&self.buffer);
+                self.buffer = exact;
+            }
+            return;
+        }
+        if self.buffer.is_empty() && self.buffer.capacity() > 4 * self.chunk {
+            self.buffer = BytesMut::new();
+        }
+        if self.buffer.capacity() - self.buffer.len() < missing.max(self.chunk / 4) {
+            self.buffer.reserve(self.chunk);
+        }
+    }
+
+    /// A filled chunk asks for a larger one, if the shard has memory for it; a nearly empty one for a smaller.
+    fn adapt(&mut self, count: usize, room: usize) {
+        if count == room && self.chunk < CHUNK_BYTES_MAX {
+            let larger = self.chunk * 4;
+            if let Some(reservation) = self.memory.try_reserve(larger) {
+                self.chunk_reservation = Some(reservation);
+                self.chunk = larger;
+            }
+        } else if count < self.chunk / 16 && self.chunk > CHUNK_BYTES_MIN {
+            self.chunk /= 4;
+            self.chunk_reservation = (self.chunk > CHUNK_BYTES_MIN).then(|| self.memory.charge(self.chunk));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! What a node is started with. Owns defaults; reads no file and no environment.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use martlet_core::NodeId;
+use martlet_net::{ConnectionLimits, Gateway, ListenerConfig};
+use martlet_shard::api::BrokerHandle;
+
+/// The gateways of a node, shared by its shards; each listener is served by the one with its protocol.
+pub type Gateways = Vec<Arc<dyn Gateway<BrokerHandle>>>;
+
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    pub node: NodeId,
+    /// Everything durable is below it.
+    pub data_dir: PathBuf,
+    /// Shards, 1 to [`martlet_core::limits::SHARDS_MAX`].
+    pub shards: u16,
+    pub listeners: Vec<ListenerConfig>,
+    pub connections: ConnectionLimits,
+    /// How long a start waits for another process to let go of the log.
+    pub lock_wait: Duration,
+    /// How long a stop waits for connections to take what they are owed; the log is always drained and synced.
+    pub drain: Duration,
+}
+
+impl NodeConfig {
+    /// One shard, the native listener on every address, data below `data_dir`.
+    #[must_use]
+    pub fn new(data_dir: impl Into<PathBuf>) -> NodeConfig {
+        NodeConfig {
+            node: NodeId(1),
+            data_dir: data_dir.into(),
+            shards: 1,
+            listeners: vec![ListenerConfig::native(0)],
+            connections: ConnectionLimits::default(),
+            lock_wait: Duration::from_secs(5),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
