@@ -14,6 +14,7 @@ pub mod local;
 pub mod mailbox;
 pub mod probe;
 mod runtime;
+pub mod sim;
 pub mod sleep_flag;
 mod sync;
 mod task;

@@ -59,7 +59,9 @@ impl World {
         flight.place = match &flight.op {
             Op::Open { path, .. } | Op::Unlink { path } => self.place(path),
             Op::Rename { to, .. } => self.place(to),
-            Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file } => self.place_of_handle(machine, *file),
+            Op::Read { file, .. } | Op::Write { file, .. } | Op::Sync { file } => {
+                self.place_of_handle(machine, *file)
+            }
             Op::Allocate { file, .. } | Op::Truncate { file, .. } => self.place_of_handle(machine, *file),
             _ => "directory",
         };
@@ -161,7 +163,13 @@ impl World {
         Some(flight)
     }
 
-    fn open(&mut self, machine: MachineId, path: &Path, options: OpenOptions, place: Place) -> io::Result<Handle> {
+    fn open(
+        &mut self,
+        machine: MachineId,
+        path: &Path,
+        options: OpenOptions,
+        place: Place,
+    ) -> io::Result<Handle> {
         let creates = self.machine(machine).files.would_create(path, options);
         if creates && self.strikes_disk(Fault::NoInode, place) {
             self.happened(Fault::NoInode, place);
@@ -215,7 +223,9 @@ impl World {
             self.flip(machine, open.file, byte);
         }
         buffer.set_len(skip + length);
-        let Some(contents) = self.machine(machine).files.file(open.file) else { return Err(errno(libc::EIO)) };
+        let Some(contents) = self.machine(machine).files.file(open.file) else {
+            return Err(errno(libc::EIO));
+        };
         let read = contents.read(offset, &mut buffer[skip..]);
         buffer.set_len(skip + read);
         Ok(read)
@@ -224,7 +234,8 @@ impl World {
     /// Flips one bit of what is at rest. False if that byte is not there, or not yet durable.
     pub(crate) fn flip(&mut self, machine: MachineId, file: FileNumber, byte: u64) -> bool {
         let bit = self.randoms.disk.below(8) as u8;
-        let flipped = self.machine(machine).files.file(file).is_some_and(|contents| contents.flip_bit(byte, bit));
+        let flipped =
+            self.machine(machine).files.file(file).is_some_and(|contents| contents.flip_bit(byte, bit));
         if flipped {
             self.corrupted(Fault::CorruptSector, machine, file, byte, 1);
         }
@@ -249,7 +260,7 @@ impl World {
         if sync && whole {
             if self.strikes_disk(Fault::BrokenLink, place) {
                 self.happened(Fault::BrokenLink, place);
-                self.end_write(id, written, Some(Err(errno(libc::ECANCELED))));
+                self.end_write(id, written, None);
                 return;
             }
             let wait = self.randoms.disk.between(30_000, 120_000);
@@ -293,7 +304,8 @@ impl World {
         let refused = self.write_refused(machine, open, offset, data);
         if let Err(error) = refused {
             // A failed write may still have reached the disk in part.
-            let reached = if error.raw_os_error() == Some(libc::EIO) { self.short_count(data.len()) } else { 0 };
+            let reached =
+                if error.raw_os_error() == Some(libc::EIO) { self.short_count(data.len()) } else { 0 };
             let reached = if reached < data.len() { reached } else { 0 };
             self.put(machine, open.file, write, offset, &data.slice(..reached));
             return Err(error);
@@ -326,7 +338,13 @@ impl World {
         Ok(length)
     }
 
-    fn write_refused(&mut self, machine: MachineId, open: OpenFile, offset: u64, data: &Bytes) -> io::Result<()> {
+    fn write_refused(
+        &mut self,
+        machine: MachineId,
+        open: OpenFile,
+        offset: u64,
+        data: &Bytes,
+    ) -> io::Result<()> {
         if !open.write {
             return Err(errno(libc::EBADF));
         }
@@ -364,7 +382,8 @@ impl World {
 
     /// Sends a write to another aligned place, of this or another file.
     fn misdirect(&mut self, machine: MachineId, file: FileNumber, write: WriteId, offset: u64, data: &Bytes) {
-        let files: Vec<FileNumber> = self.machine(machine).files.names.files().map(|(_, file)| file).collect();
+        let files: Vec<FileNumber> =
+            self.machine(machine).files.names.files().map(|(_, file)| file).collect();
         let other = files.get(self.randoms.disk.index(files.len())).copied();
         let victim = if self.randoms.disk.coin() { file } else { other.unwrap_or(file) };
         let room = self.machine(machine).files.file(victim).map_or(0, |contents| contents.length());
@@ -403,7 +422,9 @@ impl World {
         if fails {
             self.happened(Fault::SyncError, open.place);
         }
-        let Some(contents) = self.machine(machine).files.file(open.file) else { return Err(errno(libc::EIO)) };
+        let Some(contents) = self.machine(machine).files.file(open.file) else {
+            return Err(errno(libc::EIO));
+        };
         if fails {
             contents.sync_failed(&coverage);
             return Err(errno(libc::EIO));
@@ -449,7 +470,8 @@ impl World {
     }
 
     fn make_directory(&mut self, machine: MachineId, path: &Path) -> io::Result<()> {
-        if self.machine(machine).files.names.get(path).is_none() && self.strikes_disk(Fault::NoInode, "directory")
+        if self.machine(machine).files.names.get(path).is_none()
+            && self.strikes_disk(Fault::NoInode, "directory")
         {
             self.happened(Fault::NoInode, "directory");
             return Err(errno(libc::ENOSPC));
@@ -486,7 +508,8 @@ impl World {
         let wanted = self.open_file(machine, handle)?.file;
         let handles = &mut self.machine(machine).handles;
         let taken = handles.iter().any(|(number, resource)| {
-            matches!(resource, Resource::File { file, locked: true, .. } if *file == wanted) && *number != handle.0
+            matches!(resource, Resource::File { file, locked: true, .. } if *file == wanted)
+                && *number != handle.0
         });
         if !taken && let Some(Resource::File { locked, .. }) = handles.get_mut(&handle.0) {
             *locked = true;

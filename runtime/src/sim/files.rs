@@ -125,7 +125,10 @@ impl FileSystem {
     }
 
     /// Names that were lost, and what became of each file that had unsynced bytes.
-    pub(crate) fn power_lost(&mut self, random: &mut SimRandom) -> (Vec<PathBuf>, Vec<(PathBuf, CrashDamage)>) {
+    pub(crate) fn power_lost(
+        &mut self,
+        random: &mut SimRandom,
+    ) -> (Vec<PathBuf>, Vec<(PathBuf, CrashDamage)>) {
         let paths: BTreeMap<FileNumber, PathBuf> =
             self.names.files().map(|(path, file)| (file, path.clone())).collect();
         let mut damage = Vec::new();

@@ -106,7 +106,9 @@ impl Network {
         let fits = |listener: &Listener| {
             let bound = listener.address;
             let any = bound.ip().is_unspecified() && bound.is_ipv4() == address.is_ipv4();
-            listener.machine == machine && bound.port() == address.port() && (any || bound.ip() == address.ip())
+            listener.machine == machine
+                && bound.port() == address.port()
+                && (any || bound.ip() == address.ip())
         };
         self.listeners.iter().filter(|(_, listener)| fits(listener)).map(|(id, _)| *id).collect()
     }
@@ -114,10 +116,8 @@ impl Network {
     /// Whether `machine` may listen at `address`.
     pub(crate) fn check_bind(&self, machine: MachineId, address: SocketAddr, shared: bool) -> io::Result<()> {
         let ip = address.ip();
-        let own = ip.is_unspecified()
-            || ip.is_loopback()
-            || ip == address_v4(machine)
-            || ip == address_v6(machine);
+        let own =
+            ip.is_unspecified() || ip.is_loopback() || ip == address_v4(machine) || ip == address_v6(machine);
         if !own {
             return Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
         }

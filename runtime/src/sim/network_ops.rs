@@ -43,9 +43,11 @@ impl World {
 
     fn socket_of(&mut self, machine: MachineId, handle: Handle) -> io::Result<u64> {
         match self.machine(machine).handles.get(&handle.0) {
-            Some(Resource::Socket(id)) if self.network.sockets.contains_key(id) => Ok(*id),
-            _ => Err(errno(libc::EBADF)),
+            Some(Resource::Socket(id)) => Some(*id),
+            _ => None,
         }
+        .filter(|id| self.network.sockets.contains_key(id))
+        .ok_or_else(|| errno(libc::EBADF))
     }
 
     fn fail(&mut self, id: FlightId, error: io::Error) {
@@ -72,9 +74,13 @@ impl World {
             if state.backlog.is_empty() || state.accepts.is_empty() {
                 return;
             }
-            let (Some(socket), Some(id)) = (state.backlog.pop_front(), state.accepts.pop_front()) else { return };
+            let (Some(socket), Some(id)) = (state.backlog.pop_front(), state.accepts.pop_front()) else {
+                return;
+            };
             let machine = state.machine;
-            let Some(remote) = self.network.sockets.get(&socket).map(|socket| socket.remote) else { continue };
+            let Some(remote) = self.network.sockets.get(&socket).map(|socket| socket.remote) else {
+                continue;
+            };
             let handle = Handle(self.machine(machine).new_handle(Resource::Socket(socket)));
             self.end(id, SYSTEM_CALL_NS, |_| Outcome::Accepted(Ok((handle, remote))));
         }
@@ -85,9 +91,7 @@ impl World {
             return Some(from);
         }
         let mut machines = (0..self.machines.len()).map(MachineId);
-        machines.find(|machine| {
-            address.ip() == address_v4(*machine) || address.ip() == address_v6(*machine)
-        })
+        machines.find(|machine| address.ip() == address_v4(*machine) || address.ip() == address_v6(*machine))
     }
 
     /// One way from `a` to `b`, in nanoseconds.
@@ -141,7 +145,13 @@ impl World {
         };
         let (near, far) = (self.network.new_id(), self.network.new_id());
         self.machine(from).next_port = self.machine(from).next_port.checked_add(1).unwrap_or(40_000);
-        let local_ip = if from == to { address.ip() } else if address.is_ipv4() { address_v4(from) } else { address_v6(from) };
+        let local_ip = if from == to {
+            address.ip()
+        } else if address.is_ipv4() {
+            address_v4(from)
+        } else {
+            address_v6(from)
+        };
         let local = SocketAddr::new(local_ip, self.machine(from).next_port);
         self.network.sockets.insert(near, new_socket(from, address, to, far, "request"));
         self.network.sockets.insert(far, new_socket(to, local, from, near, "response"));
@@ -237,7 +247,9 @@ impl World {
             Some(peer) => capacity.saturating_sub(peer.held_bytes()),
             None => capacity,
         };
-        let Some(Op::Send { parts, skip, .. }) = self.flights.get(&id).map(|flight| &flight.op) else { return };
+        let Some(Op::Send { parts, skip, .. }) = self.flights.get(&id).map(|flight| &flight.op) else {
+            return;
+        };
         let total = parts.iter().map(Bytes::len).sum::<usize>().saturating_sub(*skip);
         let mut length = total.min(room);
         if length == 0 && total > 0 {
@@ -433,7 +445,13 @@ impl World {
     /// A process ended: its connections end with it, or, if the power went, say nothing.
     pub(crate) fn drop_sockets(&mut self, machine: MachineId) {
         self.network.listeners.retain(|_, listener| listener.machine != machine);
-        let own: Vec<u64> = self.network.sockets.iter().filter(|(_, s)| s.machine == machine && !s.closed).map(|(id, _)| *id).collect();
+        let own: Vec<u64> = self
+            .network
+            .sockets
+            .iter()
+            .filter(|(_, s)| s.machine == machine && !s.closed)
+            .map(|(id, _)| *id)
+            .collect();
         for socket in own {
             if self.machines[machine.0].up {
                 self.close_socket(socket);
@@ -458,10 +476,8 @@ impl World {
 
     pub(crate) fn cancel_network(&mut self, id: FlightId) {
         let Some(flight) = self.flights.get(&id) else { return };
-        let cancels = matches!(
-            flight.op,
-            Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. }
-        );
+        let cancels =
+            matches!(flight.op, Op::Accept { .. } | Op::Connect { .. } | Op::Recv { .. } | Op::Send { .. });
         if cancels {
             self.forget_network(id);
             self.fail(id, errno(libc::ECANCELED));
@@ -496,7 +512,13 @@ impl World {
     }
 }
 
-fn new_socket(machine: MachineId, remote: SocketAddr, remote_machine: MachineId, peer: u64, sends: Place) -> Socket {
+fn new_socket(
+    machine: MachineId,
+    remote: SocketAddr,
+    remote_machine: MachineId,
+    peer: u64,
+    sends: Place,
+) -> Socket {
     Socket {
         machine,
         remote,
