@@ -19,6 +19,7 @@ pub mod sleep_flag;
 mod sync;
 mod task;
 mod tcp;
+pub mod uring;
 
 pub use buffer::AlignedBuffer;
 pub use driver::OpenOptions;
