@@ -114,6 +114,8 @@ pub struct Segment {
     /// Checksum of the last run header, for the chain; 0 before the first.
     pub last_run_crc: u32,
     pub sealed: bool,
+    /// Bytes known to be allocated to the file; 0 if that is not known in this process.
+    pub allocated: u64,
     /// Runs in offset order, once they were needed. May be fewer than `runs` if some cannot be read.
     pub index: Option<Box<Vec<RunEntry>>>,
 }
@@ -132,6 +134,7 @@ impl Segment {
             runs: 0,
             last_run_crc: 0,
             sealed: false,
+            allocated: 0,
             index: Some(Box::default()),
         }
     }

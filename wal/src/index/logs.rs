@@ -270,28 +270,47 @@ impl PartitionLogs {
         let Some(log) = self.logs.get_mut(&name.partition) else { return };
         if let Some(active) = log.segments.last_mut().filter(|last| last.name(name.partition) == name) {
             active.sealed = true;
-            let runs = active.index.as_ref().map_or(0, |index| index.len());
-            if active.index.is_some() {
-                self.note_loaded(name.partition, name.base_offset, runs);
+            // The footer holds the runs that could be read; its length follows from their number.
+            let runs = active.index.as_ref().map_or(active.runs as usize, |index| index.len());
+            active.runs = runs as u32;
+            self.note_loaded(name.partition, name.base_offset, runs);
+        }
+    }
+
+    /// The directory was looked at: `found` are the segments in it. Those that no index names were left by an earlier
+    /// process; they are removed, and no new segment takes one of their names, whose removal may still be under way.
+    pub fn swept(&mut self, partition: PartitionId, found: &[(SegmentName, u64)]) {
+        let Some(log) = self.logs.get_mut(&partition) else { return };
+        log.unswept = false;
+        let mut stray = Vec::new();
+        for (name, _) in found {
+            let held = log.segments.iter().any(|segment| segment.name(partition) == *name);
+            if !held && name.partition == partition {
+                log.generation = log.generation.max(name.generation.saturating_add(1));
+                stray.push(*name);
             }
         }
+        self.retire(stray, Lsn(0));
     }
 
-    /// The directory was looked at: no file of an earlier process is left that no index names.
-    pub fn swept(&mut self, partition: PartitionId) {
-        if let Some(log) = self.logs.get_mut(&partition) {
-            log.unswept = false;
+    /// Forgets frames that were found damaged: readers meet a hole.
+    pub fn lost(&mut self, partition: PartitionId, base_offsets: &[Offset]) {
+        let Some(log) = self.logs.get_mut(&partition) else { return };
+        for base_offset in base_offsets {
+            self.carried_bytes -= log.lose(*base_offset);
         }
+        self.reorder(partition);
     }
 
-    /// Keeps the runs of a segment that were read from its footer or its run headers.
-    pub fn runs_loaded(&mut self, name: SegmentName, runs: Vec<RunEntry>) {
+    /// Keeps the runs of a segment that were read from its footer or its run headers, up to byte `covered` of the
+    /// file; without effect if the segment has grown since.
+    pub fn runs_loaded(&mut self, name: SegmentName, covered: u64, runs: Vec<RunEntry>) {
         let Some(log) = self.logs.get_mut(&name.partition) else { return };
         let at = log.segments.partition_point(|segment| segment.base_offset < name.base_offset);
         let Some(segment) = log.segments.get_mut(at).filter(|held| held.name(name.partition) == name) else {
             return;
         };
-        if segment.index.is_some() {
+        if segment.index.is_some() || segment.length != covered {
             return;
         }
         let count = runs.len();

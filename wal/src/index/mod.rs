@@ -9,6 +9,7 @@ mod logs;
 mod partition;
 mod recovered;
 mod retire;
+mod ring_range;
 
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ pub use logs::{PartitionLogs, SettleLimits, SettleMove, SettlePlan};
 pub use partition::{Extent, Located, PartitionLog, SegmentFacts, WrittenRuns};
 pub use recovered::{RecoveredGap, RecoveredPartition};
 pub use retire::{RETIRED_IN_FLIGHT_MAX, Retirer};
+pub use ring_range::{RING_READ_GAP_BYTES_MAX, RingRange};
 
 use crate::io::IoId;
 

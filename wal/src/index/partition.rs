@@ -51,6 +51,8 @@ pub struct WrittenRuns {
     pub frame_bytes: u64,
     /// Checksum of the last run header.
     pub last_run_crc: u32,
+    /// Bytes known to be allocated to the file.
+    pub allocated: u64,
     /// Frames below this offset are settled now (or were found damaged).
     pub upto: Offset,
 }
@@ -76,6 +78,8 @@ pub struct PartitionLog {
     pub(super) fenced: bool,
     /// Files that no index names may lie in the directory: it is looked at before a segment is created.
     pub(super) unswept: bool,
+    /// Generation of new segments: above that of any file an earlier process left behind.
+    pub(super) generation: u32,
     /// Size at which a segment is sealed; 0 is the default.
     pub(super) segment_bytes: u64,
     /// This log's key in the order of ages.
@@ -101,6 +105,12 @@ impl PartitionLog {
     #[must_use]
     pub fn is_unswept(&self) -> bool {
         self.unswept
+    }
+
+    /// Generation for a new segment.
+    #[must_use]
+    pub fn generation(&self) -> u32 {
+        self.generation
     }
 
     /// Size at which this partition's segments are sealed; `None` is the default.
@@ -265,6 +275,21 @@ impl PartitionLog {
         carried_bytes
     }
 
+    /// Forgets one frame that was found damaged; returns how many bytes of it had been carried.
+    pub(super) fn lose(&mut self, base_offset: Offset) -> u64 {
+        let at = self.unsettled.partition_point(|entry| entry.base_offset < base_offset);
+        if self.unsettled.get(at).is_none_or(|entry| entry.base_offset != base_offset) {
+            return 0;
+        }
+        let length = self.unsettled.remove(at).map_or(0, |entry| u64::from(entry.length));
+        self.unsettled_bytes -= length;
+        if at < self.carried {
+            self.carried -= 1;
+            return length;
+        }
+        0
+    }
+
     /// Takes away segments that lie below the log start; the last one stays while it may be written.
     pub(super) fn retire_segments(&mut self, partition: PartitionId) -> Vec<SegmentName> {
         let mut gone = self.segments.partition_point(|segment| segment.end_offset <= self.log_start);
@@ -314,6 +339,7 @@ impl PartitionLog {
             }
         }
         segment.frame_bytes += written.frame_bytes;
+        segment.allocated = written.allocated.max(segment.length);
         segment.last_run_crc = written.last_run_crc;
         self.settled_bytes += written.frame_bytes;
         assert!(last.end_offset() <= self.next_offset, "settled offsets were staged");
