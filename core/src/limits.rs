@@ -79,6 +79,9 @@ pub const EXECUTOR_TICK_US_MAX: u64 = 500;
 /// What one turn of a task may take from mailboxes before it must yield.
 pub const COOPERATIVE_BUDGET: u32 = 128;
 
+/// Times in a row that a file operation may be cut short without getting further.
+pub const SHORT_IO_RETRIES_MAX: u32 = 16;
+
 const _: () = {
     assert!(NATIVE_FRAME_BYTES_MAX > BATCH_BYTES_MAX + NATIVE_META_BYTES_MAX);
     assert!(NATIVE_FRAME_BYTES_MAX > READ_BYTES_MAX + NATIVE_META_BYTES_MAX);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use martlet_core::limits::SHORT_IO_RETRIES_MAX;
 
 use crate::buffer::AlignedBuffer;
 use crate::driver::{Op, OpenOptions, Outcome};
@@ -50,6 +51,7 @@ impl DirectFile {
     ) -> (io::Result<usize>, AlignedBuffer) {
         let capacity = buffer.capacity();
         let mut filled = 0;
+        let mut stuck = 0;
         loop {
             // A direct read starts at a block: what was read of a block beyond that is read again.
             let skip = filled - filled % self.block_bytes as usize;
@@ -63,8 +65,14 @@ impl DirectFile {
                 Ok(read) => {
                     let total = skip + read;
                     assert!(total <= capacity, "the driver read {total} bytes into {capacity}");
-                    let at_end = total <= filled;
+                    stuck = if total <= filled { stuck + 1 } else { 0 };
                     filled = filled.max(total);
+                    // Twice the same count is the end of the file, or twice cut short inside one block.
+                    let at_end = stuck > 0 && self.length().is_ok_and(|end| end <= offset + filled as u64);
+                    if stuck > SHORT_IO_RETRIES_MAX && !at_end {
+                        buffer.set_len(0);
+                        return (Err(io::ErrorKind::UnexpectedEof.into()), buffer);
+                    }
                     if at_end || filled == capacity {
                         buffer.set_len(filled);
                         return (Ok(filled), buffer);
@@ -88,6 +96,7 @@ impl DirectFile {
     /// the system takes no more without saying why.
     pub async fn write_at(&self, offset: u64, data: Bytes, sync: bool) -> io::Result<()> {
         let mut done = 0;
+        let mut stuck = 0;
         while done < data.len() {
             // A direct write starts at a block: what was written of a block beyond that is written again.
             let from = done - done % self.block_bytes as usize;
@@ -109,10 +118,11 @@ impl DirectFile {
                     None => self.sync_data().await,
                 };
             }
-            if written <= done {
+            stuck = if written <= done { stuck + 1 } else { 0 };
+            if stuck > SHORT_IO_RETRIES_MAX {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            done = written;
+            done = done.max(written);
         }
         if sync && data.is_empty() {
             return self.sync_data().await;

@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn busy_classes_share_by_weight() {
         let mut queues = Queues::new([60, 30, 10]);
-        Class::ALL.map(|class| queues.push(task(class)));
+        let _ = Class::ALL.map(|class| queues.push(task(class)));
         assert_eq!(turns(&mut queues, 100), [60, 30, 10]);
     }
 

@@ -356,7 +356,8 @@ impl fmt::Debug for SimWorld {
 
 impl Drop for SimWorld {
     fn drop(&mut self) {
-        for machine in 0..self.world.borrow().machines.len() {
+        let machines = self.world.borrow().machines.len();
+        for machine in 0..machines {
             self.world.borrow_mut().process_gone(MachineId(machine), false);
         }
         for slot in std::mem::take(&mut self.slots) {
