@@ -220,8 +220,8 @@ pub const KEYS: &[Key] = &[
     ),
     restart(
         "topic.segment_bytes",
-        bytes(MIB, 64 * GIB),
-        "1GiB",
+        bytes(limits::SEGMENT_BYTES_MIN, limits::SEGMENT_BYTES_MAX),
+        "256MiB",
         "size at which a partition's segment is sealed and the next one begun",
     ),
     restart(

@@ -1,0 +1,140 @@
+//! The command line as types. Owns flags, defaults and help; must never act.
+
+mod client;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use client::{
+    ConsumeArguments, CursorCommand, Framing, From, ProduceArguments, TopicCommand, TopicSettings,
+};
+
+use crate::output::Format;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed; 2 command line or configuration is wrong; 3 the broker cannot be reached or did not \
+answer in time; 4 the broker refused; 5 a check found something; 141 standard output was closed by its reader.";
+
+/// Martlet: a message broker in one binary.
+#[derive(Parser, Debug)]
+#[command(name = "martlet", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// Form of what is printed.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) format: Format,
+    /// Broker that client commands talk to.
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        env = "MARTLET_SERVER",
+        default_value = "127.0.0.1:7650"
+    )]
+    pub(crate) server: String,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run a broker until SIGTERM or SIGINT.
+    Start(SettingsArguments),
+    /// Create, list, describe, alter and delete topics.
+    Topic {
+        #[command(subcommand)]
+        command: TopicCommand,
+    },
+    /// Send records from standard input or a file to a topic.
+    Produce(ProduceArguments),
+    /// Print records of a topic.
+    Consume(ConsumeArguments),
+    /// List, reset and delete the named cursors of a topic.
+    Cursor {
+        #[command(subcommand)]
+        command: CursorCommand,
+    },
+    /// Tell what a running broker says about itself.
+    Status,
+    /// Tell what is wrong with this machine or a node, each line with its remedy.
+    Doctor(DoctorArguments),
+    /// Show and check the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Look at a data directory offline.
+    Storage {
+        #[command(subcommand)]
+        command: StorageCommand,
+    },
+}
+
+/// Sources of settings. Later ones win: default, file, environment, `--set`, the flags below.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct SettingsArguments {
+    /// Configuration file, TOML.
+    #[arg(long, value_name = "FILE", env = "MARTLET_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory of the log [key data_dir, default ./martlet-data].
+    #[arg(long, value_name = "DIRECTORY")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Address of the native protocol; may be repeated; port 0 = choose [key native.listen].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Vec<String>,
+    /// Address of health, metrics and status over HTTP; may be repeated; port 0 = choose [key http.listen].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Vec<String>,
+    /// Any key of `martlet config show`; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// How shards talk to the kernel: auto or uring [key driver].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) driver: Option<String>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ConfigCommand {
+    /// Print every key with its value, origin, and whether a change needs a restart.
+    Show {
+        #[command(flatten)]
+        settings: SettingsArguments,
+        /// Say also what each key means.
+        #[arg(long)]
+        explain: bool,
+    },
+    /// Say whether a broker would accept these settings.
+    Check {
+        #[command(flatten)]
+        settings: SettingsArguments,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArguments {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    /// Look at this machine only, not at a running broker.
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum StorageCommand {
+    /// Read everything below a data directory and check every checksum and index entry. Changes nothing.
+    Verify {
+        /// Directory of the log.
+        #[arg(long, value_name = "DIRECTORY", default_value = "./martlet-data")]
+        data_dir: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

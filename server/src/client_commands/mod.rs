@@ -1,0 +1,129 @@
+//! Commands that talk to a broker over the native protocol. Owns how the client is set up and how its errors become
+//! exit codes.
+
+pub(crate) mod consume;
+pub(crate) mod cursor;
+mod framing;
+pub(crate) mod produce;
+pub(crate) mod status;
+pub(crate) mod topic;
+
+use std::future::Future;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use martlet_client::{Admin, ClientError, ConnectConfig};
+use martlet_core::native::{OffsetAt, TopicDescription};
+use martlet_core::{ErrorCode, Refusal, TopicName};
+
+use crate::cli::From as Place;
+use crate::failure::Failure;
+
+/// How long an administrative command tries to reach its broker.
+const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Runs `work` on a tokio runtime of one thread.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::io("cannot start the client", &error))?;
+    let outcome = runtime.block_on(work);
+    // A read of standard input cannot be cancelled; it must not hold up the end.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn connect_config(server: &str, what: &str) -> ConnectConfig {
+    let mut config = ConnectConfig::new(server);
+    config.client_name = format!("martlet {what}");
+    config.connect_timeout = REQUEST_WAIT_MAX;
+    config.request_timeout = REQUEST_WAIT_MAX;
+    config.seed = seed();
+    config
+}
+
+async fn admin(server: &str, what: &str) -> Result<Admin, Failure> {
+    Admin::connect(connect_config(server, what)).await.map_err(|error| failure(error, server))
+}
+
+/// Different in every process: it spreads retries and records without a key.
+fn seed() -> u64 {
+    wall_ms().unsigned_abs().rotate_left(20) ^ u64::from(std::process::id())
+}
+
+/// Wall milliseconds, for ages on the command line.
+#[allow(clippy::disallowed_methods, reason = "a command of a person is about that person's clock")]
+fn wall_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The client's error with the exit code it stands for.
+fn failure(error: ClientError, server: &str) -> Failure {
+    match error {
+        ClientError::Refused { code, detail, next_offset } => {
+            Failure::Refused(Refusal { code, detail, next_offset })
+        }
+        ClientError::Unreachable { detail } => Failure::Unreachable(format!(
+            "no broker at {server}: {detail}: start one with `martlet start`, or name another with --server"
+        )),
+        ClientError::TimedOut { .. } => Failure::Unreachable(error.to_string()),
+        ClientError::InvalidConfig { detail } => Failure::Usage(detail),
+        other => Failure::Failed(other.to_string()),
+    }
+}
+
+/// A topic name in its full form.
+fn topic_name(text: &str) -> Result<String, Failure> {
+    let name: Result<TopicName, Refusal> = text.parse();
+    name.map(|name| name.to_string()).map_err(|refusal| Failure::Usage(refusal.detail))
+}
+
+/// Adds to "unknown topic" how to make one.
+fn with_topic_hint(failure: Failure, topic: &str) -> Failure {
+    match failure {
+        Failure::Refused(refusal) if refusal.code == ErrorCode::UnknownTopic => {
+            let detail = format!("there is no topic {topic}: create it with `martlet topic create {topic}`");
+            Failure::Refused(Refusal { detail, ..refusal })
+        }
+        other => other,
+    }
+}
+
+async fn describe(admin: &Admin, server: &str, topic: &str) -> Result<TopicDescription, Failure> {
+    let name = topic_name(topic)?;
+    admin.topic_describe(&name).await.map_err(|error| with_topic_hint(failure(error, server), topic))
+}
+
+/// Partitions of the topic as (index, id): all, or the one that was asked for.
+fn chosen_partitions(topic: &TopicDescription, chosen: Option<u32>) -> Result<Vec<(u32, u64)>, Failure> {
+    let all = (0u32..).zip(&topic.partitions).map(|(index, route)| (index, route.partition));
+    match chosen {
+        None => Ok(all.collect()),
+        Some(wanted) => {
+            let found: Vec<(u32, u64)> = all.filter(|(index, _)| *index == wanted).collect();
+            if found.is_empty() {
+                let count = topic.partitions.len();
+                return Err(Failure::Usage(format!(
+                    "there is no partition {wanted}: the topic has {count}, numbered from 0"
+                )));
+            }
+            Ok(found)
+        }
+    }
+}
+
+/// The place as the protocol names it; `Err(offset)` for a plain offset.
+fn offset_at(place: Place) -> Result<OffsetAt, u64> {
+    match place {
+        Place::Earliest => Ok(OffsetAt::Earliest),
+        Place::Latest => Ok(OffsetAt::Latest),
+        Place::Offset(offset) => Err(offset),
+        Place::Time(time) => Ok(OffsetAt::Time(time)),
+        Place::Ago(age) => Ok(OffsetAt::Time(ago(age))),
+    }
+}
+
+fn ago(age: Duration) -> i64 {
+    wall_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,238 @@
+//! `martlet produce`: records from a stream into a topic. Success means that every record was acknowledged; a broker
+//! that restarts meanwhile costs time, not records.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use martlet_client::{Admin, ClientError, Codec, Producer, ProducerConfig, Record};
+use martlet_core::{ErrorCode, Refusal};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::framing::{Splitter, split_key};
+use super::{block_on, connect_config, failure, topic_name, with_topic_hint};
+use crate::cli::{Framing, ProduceArguments};
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Chunks of input that wait to be sent.
+const CHUNKS_MAX: usize = 4;
+/// How long the first connection is tried for; a broker that is being restarted is back by then.
+const FIRST_CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Between two tries of the first connection.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+/// Memory of records that are sent and not acknowledged.
+const BUFFER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Records as they stand in the input, one behind the other.
+struct Chunk {
+    bytes: Vec<u8>,
+    /// Where each record ends in `bytes`.
+    ends: Vec<usize>,
+    /// Bytes of input used up to the end of this chunk.
+    input_bytes: u64,
+}
+
+pub(crate) fn run(arguments: &ProduceArguments, server: &str, output: &Output) -> Result<(), Failure> {
+    let codec = codec(&arguments.compression)?;
+    let (input, length) = open(arguments)?;
+    let progress = progress(length, output);
+    block_on(async {
+        let producer = connect(arguments, server, codec, output).await?;
+        let mut chunks = read_in_background(input, arguments.framing)?;
+        let mut totals = Totals::default();
+        while let Some(chunk) = chunks.recv().await {
+            send(&producer, &chunk?, arguments, server, &mut totals).await?;
+            progress.set_position(if length.is_some() { totals.input_bytes } else { totals.records });
+        }
+        producer.close().await.map_err(|error| not_all(error, server, &totals))?;
+        progress.finish_and_clear();
+        let text = format!("{} records with {} bytes acknowledged", totals.records, totals.bytes);
+        if output.is_json() {
+            return output.say("", &json!({ "records": totals.records, "bytes": totals.bytes }));
+        }
+        output.note(&text);
+        Ok(())
+    })
+}
+
+#[derive(Clone, Copy, Default)]
+struct Totals {
+    records: u64,
+    /// Of keys and values.
+    bytes: u64,
+    input_bytes: u64,
+}
+
+async fn send(
+    producer: &Producer,
+    chunk: &Chunk,
+    arguments: &ProduceArguments,
+    server: &str,
+    totals: &mut Totals,
+) -> Result<(), Failure> {
+    let mut from = 0;
+    for &end in &chunk.ends {
+        let (key, value) = split_key(&chunk.bytes[from..end], arguments.key_separator.as_deref());
+        let record = Record { key, value: Some(value), partition: arguments.partition, ..Record::default() };
+        producer.send_nowait(record).await.map_err(|error| not_all(error, server, totals))?;
+        totals.records += 1;
+        totals.bytes += (key.map_or(0, <[u8]>::len) + value.len()) as u64;
+        from = end;
+    }
+    totals.input_bytes = chunk.input_bytes;
+    Ok(())
+}
+
+/// A failure after some records were sent: says so, because sending the input again would double them.
+fn not_all(error: ClientError, server: &str, totals: &Totals) -> Failure {
+    let sent = totals.records;
+    match failure(error, server) {
+        Failure::Unreachable(text) => {
+            Failure::Unreachable(format!("not every record was acknowledged, {sent} were sent: {text}"))
+        }
+        Failure::Refused(refusal) => {
+            let detail = format!("not every record was acknowledged, {sent} were sent: {}", refusal.detail);
+            Failure::Refused(Refusal { detail, ..refusal })
+        }
+        other => Failure::Failed(format!("not every record was acknowledged, {sent} were sent: {other}")),
+    }
+}
+
+/// Connects, tries again while the broker is away, and creates the topic if it is missing.
+async fn connect(
+    arguments: &ProduceArguments,
+    server: &str,
+    codec: Codec,
+    output: &Output,
+) -> Result<Producer, Failure> {
+    let topic = topic_name(&arguments.topic)?;
+    let mut config = ProducerConfig::new(server);
+    config.connect = connect_config(server, "produce");
+    config.acks = arguments.acks;
+    config.codec = codec;
+    config.batch_bytes = usize::try_from(arguments.batch_bytes).unwrap_or(usize::MAX);
+    config.linger = arguments.linger;
+    config.buffer_bytes = BUFFER_BYTES;
+    config.delivery_timeout = arguments.give_up_after;
+    let deadline = Instant::now() + arguments.give_up_after.min(FIRST_CONNECT_WAIT_MAX);
+    let mut told = false;
+    loop {
+        let attempt = match Producer::connect(&topic, config.clone()).await {
+            Err(error) if error.code() == Some(ErrorCode::UnknownTopic) && !arguments.no_create => {
+                match create(&topic, server).await {
+                    Ok(()) => continue,
+                    Err(failure) => Err(failure),
+                }
+            }
+            other => other.map_err(|error| with_topic_hint(failure(error, server), &arguments.topic)),
+        };
+        match attempt {
+            Err(Failure::Unreachable(_)) if Instant::now() < deadline => {
+                if !told {
+                    output.note(&format!("waiting for the broker at {server}"));
+                    told = true;
+                }
+                tokio::time::sleep(RETRY_WAIT).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Creates the topic with the broker's defaults, unless its configuration forbids that.
+async fn create(topic: &str, server: &str) -> Result<(), Failure> {
+    let admin =
+        Admin::connect(connect_config(server, "produce")).await.map_err(|error| failure(error, server))?;
+    let facts = admin.status().await.map_err(|error| failure(error, server))?;
+    if facts.iter().any(|fact| fact.key == "topic.auto_create" && fact.value == "false") {
+        let detail = format!(
+            "there is no topic {topic}, and this broker does not create topics by itself: \
+             create it with `martlet topic create {topic}`"
+        );
+        return Err(Failure::Refused(Refusal::new(ErrorCode::UnknownTopic, detail)));
+    }
+    match admin.topic_create(topic, 0, &[]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(ErrorCode::TopicExists) => Ok(()),
+        Err(error) => Err(failure(error, server)),
+    }
+}
+
+fn codec(name: &str) -> Result<Codec, Failure> {
+    Ok(match name {
+        "none" => Codec::None,
+        "lz4" => Codec::Lz4,
+        "zstd" => Codec::Zstd,
+        "snappy" => Codec::Snappy,
+        "gzip" => Codec::Gzip,
+        other => {
+            return Err(Failure::Usage(format!(
+                "unknown compression `{other}`: use none, lz4, zstd, snappy or gzip"
+            )));
+        }
+    })
+}
+
+/// The input, and its length if it is a file.
+fn open(arguments: &ProduceArguments) -> Result<(Box<dyn Read + Send>, Option<u64>), Failure> {
+    let Some(path) = &arguments.file else { return Ok((Box::new(io::stdin()), None)) };
+    let what = format!("cannot read {}", path.display());
+    let file = File::open(path).map_err(|error| Failure::io(&what, &error))?;
+    let facts = file.metadata().map_err(|error| Failure::io(&what, &error))?;
+    let length = facts.is_file().then_some(facts.len());
+    Ok((Box::new(file), length))
+}
+
+fn read_in_background(
+    input: Box<dyn Read + Send>,
+    framing: Framing,
+) -> Result<mpsc::Receiver<Result<Chunk, Failure>>, Failure> {
+    let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
+    let body = move || {
+        let mut splitter = Splitter::new(input, framing);
+        loop {
+            let mut chunk = Chunk { bytes: Vec::new(), ends: Vec::new(), input_bytes: 0 };
+            let read = splitter.read_some(|record| {
+                chunk.bytes.extend_from_slice(record);
+                chunk.ends.push(chunk.bytes.len());
+            });
+            chunk.input_bytes = splitter.bytes();
+            let message = match read {
+                Ok(true) => Ok(chunk),
+                Ok(false) => return,
+                Err(failure) => Err(failure),
+            };
+            let failed = message.is_err();
+            if sender.blocking_send(message).is_err() || failed {
+                return;
+            }
+        }
+    };
+    // A thread of its own: a read of a terminal or pipe may never return.
+    std::thread::Builder::new()
+        .name("input".into())
+        .spawn(body)
+        .map_err(|error| Failure::io("cannot start the reader of the input", &error))?;
+    Ok(receiver)
+}
+
+fn progress(length: Option<u64>, output: &Output) -> ProgressBar {
+    let bar = match length {
+        Some(length) => ProgressBar::new(length),
+        None => ProgressBar::no_length(),
+    };
+    let target =
+        if output.shows_progress() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    bar.set_draw_target(target);
+    let template = match length {
+        Some(_) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
+        None => "{spinner} {human_pos} records {per_sec}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,65 @@
+//! `martlet start`: joins settings, shards on their threads, and the control thread into a broker, and ends it in
+//! order. Owns the life of the process; must never touch a record or a log file.
+
+mod control;
+mod http;
+mod logs;
+mod metrics;
+mod node_config;
+mod process;
+mod shards;
+mod status;
+
+use std::net::SocketAddr;
+
+use martlet_node::handle::BoundListener;
+use serde_json::json;
+use tracing::{info, warn};
+
+use crate::cli::SettingsArguments;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::settings;
+
+/// Runs a broker until a signal stops it or it fails.
+pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), Failure> {
+    let settings = settings::load(arguments)?;
+    let logs = logs::start(&settings)?;
+    process::raise_open_files();
+    let config = node_config::from_settings(&settings)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        shards = config.shards,
+        data_dir = %config.data_dir.display(),
+        "starting"
+    );
+    for (key, value, origin) in settings.iter() {
+        if *origin != martlet_core::config::Origin::Default {
+            info!(key = key.name, value = %value, origin = %origin, "setting");
+        }
+    }
+    let drivers = shards::driver_factory(&settings, config.shards)?;
+    let outcome =
+        control::run(control::Broker { arguments, settings, logs, config, drivers, output: *output });
+    match &outcome {
+        Ok(()) => info!("stopped"),
+        Err(failure) => warn!(%failure, "stopped with a failure"),
+    }
+    outcome
+}
+
+/// The one line that says the broker serves.
+fn say_ready(listeners: &[BoundListener], http: &[SocketAddr], output: &Output) -> Result<(), Failure> {
+    let native = listeners.iter().find(|listener| listener.protocol == "native");
+    let first = |addresses: Option<&SocketAddr>| addresses.map_or_else(|| "none".into(), ToString::to_string);
+    let native_first = first(native.and_then(|listener| listener.node.first()));
+    let http_first = first(http.first());
+    let line = format!("ready native={native_first} http={http_first}");
+    let shards: Vec<String> =
+        native.iter().flat_map(|listener| &listener.shards).map(|(_, address)| address.to_string()).collect();
+    output.say(
+        &line,
+        &json!({ "ready": true, "native": native_first, "http": http_first, "shards": shards,
+                 "pid": std::process::id() }),
+    )
+}

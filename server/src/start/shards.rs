@@ -1,0 +1,69 @@
+//! The threads of the shards: on which core each runs, and which driver it gets. Decides before anything starts,
+//! so that a machine that cannot run a shard is told so with the remedy.
+
+use std::sync::Arc;
+
+use martlet_core::ShardId;
+use martlet_core::config::Settings;
+use martlet_node::threads::DriverFactory;
+use martlet_runtime::driver::Driver;
+use martlet_runtime::probe::Severity;
+use martlet_runtime::uring::{UringConfig, UringDriver};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tracing::{debug, warn};
+
+use crate::failure::Failure;
+
+/// Cores this process may use, in order; at least one.
+pub(crate) fn cores() -> Vec<usize> {
+    let found =
+        sched_getaffinity(None).map(|set| (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect());
+    match found {
+        Ok(cores) => {
+            let cores: Vec<usize> = cores;
+            if cores.is_empty() { vec![0] } else { cores }
+        }
+        Err(error) => {
+            warn!(%error, "cannot read the cores of this process, taking one");
+            vec![0]
+        }
+    }
+}
+
+/// Makes the drivers, each on its shard's thread, which it also pins.
+pub(crate) fn driver_factory(settings: &Settings, shards: u16) -> Result<DriverFactory, Failure> {
+    let report = martlet_runtime::probe::run();
+    for finding in report.findings {
+        match finding.severity {
+            Severity::Fine => debug!(name = finding.name, detail = finding.detail, "probe"),
+            Severity::Warning => {
+                warn!(name = finding.name, detail = finding.detail, remedy = finding.remedy, "probe");
+            }
+            Severity::Problem => {
+                return Err(Failure::Failed(format!("{}: {}", finding.detail, finding.remedy)));
+            }
+        }
+    }
+    let cores = cores();
+    let pins = settings.flag("node.pin_threads") && usize::from(shards) <= cores.len();
+    if settings.flag("node.pin_threads") && !pins {
+        warn!(shards, cores = cores.len(), "more shards than cores: threads are not pinned");
+    }
+    let make = move |shard: ShardId| -> Result<Box<dyn Driver>, String> {
+        if pins {
+            pin(shard, cores[usize::from(shard.0)]);
+        }
+        let driver = UringDriver::new(UringConfig::default()).map_err(|error| error.to_string())?;
+        Ok(Box::new(driver))
+    };
+    Ok(Arc::new(make))
+}
+
+fn pin(shard: ShardId, core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    match sched_setaffinity(None, &set) {
+        Ok(()) => debug!(%shard, core, "pinned"),
+        Err(error) => warn!(%shard, core, %error, "cannot pin the shard, it runs unpinned"),
+    }
+}
