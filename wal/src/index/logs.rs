@@ -52,7 +52,7 @@ pub struct PartitionLogs {
     carried_bytes: u64,
     pub(super) retiring: VecDeque<Retiring>,
     /// Sealed segments whose runs are in memory, oldest load first, and how many runs they have together.
-    loaded: VecDeque<(PartitionId, Offset)>,
+    loaded: VecDeque<(PartitionId, Offset, usize)>,
     loaded_runs: usize,
 }
 
@@ -157,8 +157,12 @@ impl PartitionLogs {
 
     fn retire(&mut self, names: Vec<SegmentName>, after: Lsn) {
         for name in names {
-            if let Some(at) = self.loaded.iter().position(|held| *held == (name.partition, name.base_offset)) {
-                self.loaded.remove(at);
+            let is_it =
+                |held: &(PartitionId, Offset, usize)| (held.0, held.1) == (name.partition, name.base_offset);
+            if let Some((_, _, runs)) =
+                self.loaded.iter().position(is_it).and_then(|at| self.loaded.remove(at))
+            {
+                self.loaded_runs -= runs;
             }
             self.retiring.push_back(Retiring::Segment { name, after });
         }
@@ -238,7 +242,8 @@ impl PartitionLogs {
         log.busy = false;
         for (base_offset, position) in moved {
             let at = log.unsettled.partition_point(|entry| entry.base_offset < *base_offset);
-            let Some(entry) = log.unsettled.get_mut(at).filter(|entry| entry.base_offset == *base_offset) else {
+            let Some(entry) = log.unsettled.get_mut(at).filter(|entry| entry.base_offset == *base_offset)
+            else {
                 continue;
             };
             entry.position = *position;
@@ -273,7 +278,9 @@ impl PartitionLogs {
             // The footer holds the runs that could be read; its length follows from their number.
             let runs = active.index.as_ref().map_or(active.runs as usize, |index| index.len());
             active.runs = runs as u32;
-            self.note_loaded(name.partition, name.base_offset, runs);
+            if active.index.is_some() {
+                self.note_loaded(name.partition, name.base_offset, runs);
+            }
         }
     }
 
@@ -321,10 +328,11 @@ impl PartitionLogs {
     }
 
     fn note_loaded(&mut self, partition: PartitionId, base_offset: Offset, runs: usize) {
-        self.loaded.push_back((partition, base_offset));
+        self.loaded.push_back((partition, base_offset, runs));
         self.loaded_runs += runs;
         while self.loaded_runs > LOADED_RUNS_MAX && self.loaded.len() > 1 {
-            let Some((partition, base_offset)) = self.loaded.pop_front() else { return };
+            let Some((partition, base_offset, runs)) = self.loaded.pop_front() else { return };
+            self.loaded_runs -= runs;
             self.unload(partition, base_offset);
         }
     }
@@ -333,8 +341,7 @@ impl PartitionLogs {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         let at = log.segments.partition_point(|segment| segment.base_offset < base_offset);
         if let Some(segment) = log.segments.get_mut(at).filter(|held| held.base_offset == base_offset) {
-            let runs = segment.index.take().map_or(0, |index| index.len());
-            self.loaded_runs = self.loaded_runs.saturating_sub(runs);
+            segment.index = None;
         }
     }
 

@@ -306,7 +306,8 @@ impl PartitionLog {
         let mut frames: Vec<FrameEntry> = Vec::new();
         let mut bytes = 0;
         for entry in &self.unsettled {
-            let adjoins = frames.last().is_none_or(|last: &FrameEntry| last.end_offset() == entry.base_offset);
+            let adjoins =
+                frames.last().is_none_or(|last: &FrameEntry| last.end_offset() == entry.base_offset);
             let over = !frames.is_empty() && bytes + u64::from(entry.length) > bytes_max;
             if entry.end_position() > durable || !adjoins || over {
                 break;

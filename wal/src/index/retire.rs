@@ -40,7 +40,12 @@ pub struct Retirer {
 
 impl Retirer {
     /// The next request, if one may be issued now. `durable` is the log's durable watermark.
-    pub fn poll(&mut self, logs: &mut PartitionLogs, ids: &mut IoIds, durable: Lsn) -> Option<(IoId, IoRequest)> {
+    pub fn poll(
+        &mut self,
+        logs: &mut PartitionLogs,
+        ids: &mut IoIds,
+        durable: Lsn,
+    ) -> Option<(IoId, IoRequest)> {
         if self.flying.len() >= RETIRED_IN_FLIGHT_MAX || logs.retiring.front()?.after() > durable {
             return None;
         }

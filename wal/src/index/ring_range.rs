@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use martlet_core::{FRAME_HEADER_BYTES, FrameHeader, PartitionId};
 
-use super::entry::FrameEntry;
 use super::RingShape;
+use super::entry::FrameEntry;
 use crate::io::{FileId, IoRequest};
 
 /// Bytes of other partitions' frames that one read may cover between two wanted ones.

@@ -101,6 +101,7 @@ impl SegmentState {
             runs: self.runs,
             last_run_crc: self.last_run_crc,
             sealed: self.sealed,
+            allocated: 0,
             index: None,
         }
     }
@@ -223,8 +224,7 @@ impl Checkpoint {
         fields.bytes(3)?;
         let (generation, length, wal) = (fields.u64()?, fields.u64()?, WalId(fields.u128()?));
         let length = usize::try_from(length).map_err(|_| CheckpointError::Field { field: "length" })?;
-        let content =
-            bytes.get(CHECKPOINT_HEADER_BYTES..length).ok_or(CheckpointError::Short { found })?;
+        let content = bytes.get(CHECKPOINT_HEADER_BYTES..length).ok_or(CheckpointError::Short { found })?;
         let (crc_found, expected) = (fields.u32()?, crc32c(content));
         if crc_found != expected {
             return Err(CheckpointError::Checksum { found: crc_found, expected });

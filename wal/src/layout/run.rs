@@ -164,7 +164,9 @@ impl RunHeader {
         if span == 0 || span > u64::from(u32::MAX) {
             return impossible("end_offset");
         }
-        if !self.position.is_multiple_of(RunEntry::UNIT) || self.position / RunEntry::UNIT > u64::from(u32::MAX) {
+        if !self.position.is_multiple_of(RunEntry::UNIT)
+            || self.position / RunEntry::UNIT > u64::from(u32::MAX)
+        {
             return impossible("position");
         }
         Ok(())
@@ -244,7 +246,10 @@ pub fn build_run(place: &RunPlace, epoch: Epoch, frames: &[(FrameEntry, Bytes)])
     buffer.set_len(RUN_HEADER_BYTES);
     let mut end = first.base_offset;
     for (entry, frame) in frames {
-        assert!(entry.base_offset >= end && frame.len() == entry.length as usize, "frames rise and are whole");
+        assert!(
+            entry.base_offset >= end && frame.len() == entry.length as usize,
+            "frames rise and are whole"
+        );
         end = entry.end_offset();
         buffer.extend_from_slice(&frame[..FRAME_HEADER_BYTES]);
     }
@@ -290,12 +295,7 @@ pub struct RunFrame {
 /// are left out. The run header itself is not needed: `entry` says what it said when it was checked. `check_body` is
 /// false only where a test plants that bug.
 #[must_use]
-pub fn parse_run(
-    bytes: &[u8],
-    entry: &RunEntry,
-    partition: PartitionId,
-    check_body: bool,
-) -> Vec<RunFrame> {
+pub fn parse_run(bytes: &[u8], entry: &RunEntry, partition: PartitionId, check_body: bool) -> Vec<RunFrame> {
     let count = entry.frames as usize;
     let bodies_at = RUN_HEADER_BYTES + count * FRAME_HEADER_BYTES;
     let mut headers = Vec::with_capacity(count.min(bytes.len() / FRAME_HEADER_BYTES));
@@ -342,7 +342,11 @@ fn total_of_bodies(bytes: &[u8], entry: &RunEntry) -> Option<usize> {
 
 /// Where each body starts. Up to the first damaged header, bodies are counted from the front; after the last
 /// damaged one from the back, if the sum of all is known.
-fn place_bodies(headers: &[Option<FrameHeader>], bodies_at: usize, total: Option<usize>) -> Vec<Option<usize>> {
+fn place_bodies(
+    headers: &[Option<FrameHeader>],
+    bodies_at: usize,
+    total: Option<usize>,
+) -> Vec<Option<usize>> {
     let mut places = vec![None; headers.len()];
     let mut at = bodies_at;
     for (place, header) in places.iter_mut().zip(headers) {

@@ -19,9 +19,19 @@ use crate::layout::run::RunFrame;
 /// What a read looks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target {
-    Offset { partition: PartitionId, from: Offset, upto: Offset, bytes_max: u64 },
+    Offset {
+        partition: PartitionId,
+        from: Offset,
+        upto: Offset,
+        bytes_max: u64,
+    },
     /// Frames below `from` are known not to match.
-    Time { partition: PartitionId, from: Offset, upto: Offset, time: i64 },
+    Time {
+        partition: PartitionId,
+        from: Offset,
+        upto: Offset,
+        time: i64,
+    },
 }
 
 /// What was fetched just now.
@@ -115,7 +125,9 @@ impl Attempt<'_> {
                     Ok(Gather::End(ReadEnd::OutOfRange { log_start, next_offset }))
                 }
                 Located::Hole { next_offset } => Ok(Gather::End(ReadEnd::Hole { next_offset })),
-                Located::Ring { frame } => self.from_ring(log, partition, frame, upto, &mut left, &mut frames),
+                Located::Ring { frame } => {
+                    self.from_ring(log, partition, frame, upto, &mut left, &mut frames)
+                }
                 Located::Segment { segment } => {
                     let segment = &log.segments()[segment];
                     self.from_segment(segment, partition, (at, upto), &mut left, &mut frames)
@@ -184,9 +196,7 @@ impl Attempt<'_> {
         let block_bytes = self.shape.block_bytes as usize;
         match &segment.index {
             Some(index) => Ok(index.as_slice()),
-            None => {
-                Err((FetchKey::Index(name), Fetch::Index(IndexLoad::new(name, segment, block_bytes))))
-            }
+            None => Err((FetchKey::Index(name), Fetch::Index(IndexLoad::new(name, segment, block_bytes)))),
         }
     }
 

@@ -36,10 +36,21 @@ pub enum Fetched {
 #[derive(Debug)]
 pub enum Fetch {
     Index(IndexLoad),
-    Runs { name: SegmentName, runs: Vec<RunEntry> },
+    Runs {
+        name: SegmentName,
+        runs: Vec<RunEntry>,
+    },
     /// A run whose read failed as a whole: piece by piece, zeros for what cannot be read.
-    Salvage { name: SegmentName, run: RunEntry, bytes: BytesMut },
-    Ring { partition: PartitionId, range: RingRange, entries: Vec<FrameEntry> },
+    Salvage {
+        name: SegmentName,
+        run: RunEntry,
+        bytes: BytesMut,
+    },
+    Ring {
+        partition: PartitionId,
+        range: RingRange,
+        entries: Vec<FrameEntry>,
+    },
 }
 
 impl Fetch {
@@ -77,7 +88,9 @@ impl Fetch {
             }
             Fetch::Runs { name, runs } => {
                 let Some(bytes) = bytes else {
-                    let Some(run) = runs.first().copied() else { return Ok(Fetched::Runs(*name, Vec::new())) };
+                    let Some(run) = runs.first().copied() else {
+                        return Ok(Fetched::Runs(*name, Vec::new()));
+                    };
                     let narrower = match runs.len() {
                         1 => Fetch::Salvage { name: *name, run, bytes: BytesMut::new() },
                         _ => Fetch::Runs { name: *name, runs: vec![run] },

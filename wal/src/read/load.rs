@@ -60,9 +60,7 @@ impl IndexLoad {
     pub fn request(&self) -> Option<IoRequest> {
         let file = FileId::Segment(self.name);
         match self.walk {
-            Walk::Footer => {
-                Some(IoRequest::Read { file, offset: self.length, length: self.footer_bytes })
-            }
+            Walk::Footer => Some(IoRequest::Read { file, offset: self.length, length: self.footer_bytes }),
             Walk::Header { at } => Some(IoRequest::Read { file, offset: at, length: self.block_bytes }),
             Walk::Scan { at } => {
                 let length = (self.length - at).min(SCAN_BYTES as u64) as usize;

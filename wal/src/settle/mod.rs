@@ -1,0 +1,295 @@
+//! Settling: frames leave the ring for runs of their partition's segment, or are carried to the ring's head.
+//!
+//! Owns the jobs under way and their bounds. Must never write a block that holds settled bytes of the index, and must
+//! never tell the index of a run before the segment and its name are synced. Ring space is not freed here: that takes
+//! a durable checkpoint.
+
+mod collect;
+mod job;
+mod prepare;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use martlet_core::{Lsn, PartitionId};
+
+use crate::config::StoreConfig;
+use crate::index::{FrameCache, FrameEntry, IoIds, PartitionLogs, RingShape, SettleLimits, SettleMove};
+use crate::io::{IoFault, IoId, IoOutcome, IoRequest};
+use job::{Job, JobEnd};
+
+/// Settles and carries under way at a time.
+pub const SETTLE_JOBS_MAX: usize = 16;
+/// Runs of [`SettleConfig::run_bytes_max`] that one job may write before its sync.
+const JOB_RUNS_MAX: u64 = 4;
+
+/// Bounds of settling.
+#[derive(Clone, Copy, Debug)]
+pub struct SettleConfig {
+    /// A partition with fewer unsettled bytes is carried.
+    pub run_bytes_min: u64,
+    /// Bytes of one run, unless one frame alone is larger.
+    pub run_bytes_max: u64,
+    /// Bytes of all jobs under way.
+    pub in_flight_bytes_max: u64,
+    /// Size at which a segment is sealed.
+    pub segment_bytes: u64,
+    /// Planted defect: a run starts in the last block of the one before.
+    settle_overwrites: bool,
+    /// Planted defect: new names are not made durable.
+    skip_directory_sync: bool,
+    check_body: bool,
+}
+
+impl SettleConfig {
+    #[must_use]
+    pub fn of(config: &StoreConfig) -> SettleConfig {
+        SettleConfig {
+            run_bytes_min: config.settle_run_bytes_min,
+            run_bytes_max: config.settle_job_bytes_max,
+            in_flight_bytes_max: config.settle_in_flight_bytes_max,
+            segment_bytes: config.segment_bytes,
+            settle_overwrites: crate::config::planted!(config, settle_overwrites),
+            skip_directory_sync: crate::config::planted!(config, skip_directory_sync),
+            check_body: !crate::config::planted!(config, skip_checksum),
+        }
+    }
+}
+
+/// The ring as it is when the settler is polled.
+#[derive(Clone, Copy, Debug)]
+pub struct RingView {
+    /// Positions below this one must leave the ring; `u64::MAX` settles everything.
+    pub needed_below: u64,
+    /// Everything below this position is durable.
+    pub durable: u64,
+    /// Bytes that may be logged again now without new space being freed; 0 forbids to carry.
+    pub carry_room: u64,
+    /// Last record staged: files that become unreachable wait for it.
+    pub after: Lsn,
+}
+
+/// Frames to be logged again.
+#[derive(Clone, Debug)]
+pub struct CarryJob {
+    pub job: u64,
+    pub partition: PartitionId,
+    /// Entries with header and body of each.
+    pub frames: Vec<(FrameEntry, Bytes)>,
+}
+
+/// What was settled in this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SettleCounters {
+    pub runs: u64,
+    pub run_bytes: u64,
+    pub carried_frames: u64,
+    pub carried_bytes: u64,
+    pub damaged_frames: u64,
+    pub fenced_partitions: u64,
+}
+
+/// The settle machine of one store.
+#[derive(Debug)]
+pub struct Settler {
+    config: SettleConfig,
+    shape: RingShape,
+    jobs: BTreeMap<u64, Job>,
+    flying: BTreeMap<IoId, u64>,
+    last_job: u64,
+    bytes_in_flight: u64,
+    full: bool,
+    last_fault: Option<(PartitionId, IoFault)>,
+    counters: SettleCounters,
+}
+
+impl Settler {
+    #[must_use]
+    pub fn new(config: SettleConfig, shape: RingShape) -> Settler {
+        Settler {
+            config,
+            shape,
+            jobs: BTreeMap::new(),
+            flying: BTreeMap::new(),
+            last_job: 0,
+            bytes_in_flight: 0,
+            full: false,
+            last_fault: None,
+            counters: SettleCounters::default(),
+        }
+    }
+
+    /// The next request, if one may be issued now. Jobs are begun as the ring demands and the bounds allow.
+    pub fn poll(
+        &mut self,
+        logs: &mut PartitionLogs,
+        ids: &mut IoIds,
+        tail: &dyn FrameCache,
+        view: &RingView,
+    ) -> Option<(IoId, IoRequest)> {
+        loop {
+            if let Some(found) = self.poll_jobs(logs, ids, tail, view.after) {
+                return Some(found);
+            }
+            if !self.begin(logs, view) {
+                return None;
+            }
+        }
+    }
+
+    fn poll_jobs(
+        &mut self,
+        logs: &mut PartitionLogs,
+        ids: &mut IoIds,
+        tail: &dyn FrameCache,
+        after: Lsn,
+    ) -> Option<(IoId, IoRequest)> {
+        let waiting: Vec<u64> = self.jobs.keys().filter(|job| !self.is_flying(**job)).copied().collect();
+        for number in waiting {
+            let Some(job) = self.jobs.get_mut(&number) else { continue };
+            if let Some(request) = job.request(logs, tail, &self.config, &self.shape) {
+                let id = ids.next(IoIds::SETTLE);
+                self.flying.insert(id, number);
+                return Some((id, request));
+            }
+            self.finish(logs, number, after);
+        }
+        None
+    }
+
+    fn is_flying(&self, number: u64) -> bool {
+        self.flying.values().any(|flying| *flying == number)
+    }
+
+    /// Begins another job; `false` if none is needed or none may.
+    fn begin(&mut self, logs: &mut PartitionLogs, view: &RingView) -> bool {
+        let left = self.config.in_flight_bytes_max.saturating_sub(self.bytes_in_flight);
+        if self.full || self.jobs.len() >= SETTLE_JOBS_MAX || (left == 0 && !self.jobs.is_empty()) {
+            return false;
+        }
+        let carrying: u64 =
+            self.jobs.values().filter(|job| job.how == SettleMove::Carry).map(|job| job.bytes).sum();
+        let half = (self.shape.capacity() / 2).saturating_sub(logs.carried_bytes() + carrying);
+        let plan = logs.plan_settle(&SettleLimits {
+            needed_below: view.needed_below,
+            durable: view.durable,
+            run_bytes_min: self.config.run_bytes_min,
+            job_bytes_max: left.min(self.config.run_bytes_max * JOB_RUNS_MAX),
+            carry_room: view.carry_room.saturating_sub(carrying).min(half),
+        });
+        let Some(plan) = plan else { return false };
+        self.last_job += 1;
+        self.bytes_in_flight += plan.bytes;
+        self.jobs.insert(self.last_job, Job::new(self.last_job, plan, self.config.check_body));
+        true
+    }
+
+    /// Takes the outcome of a request of [`Self::poll`]. `after` is the last record staged.
+    pub fn complete(&mut self, logs: &mut PartitionLogs, id: IoId, outcome: IoOutcome, after: Lsn) {
+        let Some(number) = self.flying.remove(&id) else { return };
+        let Some(job) = self.jobs.get_mut(&number) else { return };
+        job.complete(logs, outcome, &self.config);
+        self.finish(logs, number, after);
+    }
+
+    fn finish(&mut self, logs: &mut PartitionLogs, number: u64, after: Lsn) {
+        let Some(end) = self.jobs.get_mut(&number).and_then(Job::take_end) else { return };
+        let Some(job) = self.jobs.remove(&number) else { return };
+        self.bytes_in_flight -= job.bytes;
+        self.counters.damaged_frames += job.damaged.len() as u64;
+        let begun = job.written.as_ref().map(|written| written.segment);
+        match end {
+            JobEnd::Settled(written) => {
+                self.counters.runs += written.runs.len() as u64;
+                self.counters.run_bytes += written.runs.iter().map(|run| u64::from(run.length)).sum::<u64>();
+                logs.run_written(&written, after);
+                return;
+            }
+            JobEnd::Carried(moved) => {
+                self.counters.carried_frames += moved.len() as u64;
+                self.counters.carried_bytes += if moved.is_empty() { 0 } else { job.bytes };
+                logs.carried(job.partition, &moved);
+                return;
+            }
+            JobEnd::Dropped => {}
+            JobEnd::Full => {
+                self.full = true;
+                logs.settle_failed(job.partition, false, after);
+            }
+            JobEnd::Fenced(fault) => {
+                self.last_fault = Some((job.partition, fault));
+                self.counters.fenced_partitions += 1;
+                logs.settle_failed(job.partition, true, after);
+            }
+        }
+        if let (Some(name), None) = (begun, logs.get(job.partition)) {
+            logs.retire_segment(name, after);
+        }
+    }
+
+    /// Frames that must be logged again, at their old offsets; answered by [`Self::carry_logged`].
+    pub fn take_carry(&mut self) -> Option<CarryJob> {
+        self.jobs.values_mut().find_map(|job| {
+            let frames = job.take_carry()?;
+            Some(CarryJob { job: job.number, partition: job.partition, frames })
+        })
+    }
+
+    /// Where the frames of a [`CarryJob`] were logged: the ring positions of their headers, in its order.
+    /// The index follows when they are durable.
+    ///
+    /// # Panics
+    /// If there is not one position for each frame.
+    pub fn carry_logged(&mut self, carry: &CarryJob, positions: &[u64]) {
+        assert!(carry.frames.len() == positions.len(), "every carried frame has a position");
+        let Some(job) = self.jobs.get_mut(&carry.job) else { return };
+        let ends = carry.frames.iter().zip(positions).map(|((entry, _), at)| at + u64::from(entry.length));
+        let durable_needed = ends.max().unwrap_or(0);
+        let moved = carry.frames.iter().zip(positions).map(|((entry, _), at)| (entry.base_offset, *at));
+        job.carry_logged(moved.collect(), durable_needed);
+    }
+
+    /// Everything below ring position `durable` is durable now.
+    pub fn on_durable(&mut self, logs: &mut PartitionLogs, durable: u64) {
+        let numbers: Vec<u64> = self.jobs.keys().copied().collect();
+        for number in numbers {
+            if let Some(job) = self.jobs.get_mut(&number).filter(|job| job.how == SettleMove::Carry) {
+                job.on_durable(durable);
+            }
+            if self.jobs.get(&number).is_some_and(|job| job.how == SettleMove::Carry) {
+                self.finish(logs, number, Lsn(0));
+            }
+        }
+    }
+
+    /// Whether settling stopped because the disk is full.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.full
+    }
+
+    /// Space may be there again: settling goes on.
+    pub fn retry(&mut self) {
+        self.full = false;
+    }
+
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> SettleCounters {
+        self.counters
+    }
+
+    /// The partition fenced last, and by what.
+    #[must_use]
+    pub fn last_fault(&self) -> Option<(PartitionId, IoFault)> {
+        self.last_fault
+    }
+}

@@ -1,0 +1,1 @@
+//! Settling against a disk in memory.
