@@ -3,4 +3,22 @@
 //! Owns every byte below the data directory. Nothing outside this crate opens, syncs or truncates a log file.
 //! Layout, store and recovery are pure state machines over [`io`]; only the pump touches a runtime.
 
+pub mod config;
+pub mod counters;
+pub mod index;
 pub mod io;
+pub mod layout;
+pub mod read;
+pub mod recovery;
+mod ring;
+mod script;
+pub mod settle;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+pub mod testing;
+
+pub use config::{Geometry, StoreConfig};
+pub use counters::Counters;
+pub use recovery::{NewWal, Recovery, RecoveryError, RecoveryReport, ReplayItem};
+pub use store::{StorageState, Store, WriteClass};

@@ -327,3 +327,93 @@ fn decode_partition(fields: &mut Fields<'_>) -> Result<PartitionState, Checkpoin
     }
     Ok(state)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Checkpoint {
+        let segment = |base_offset: Offset, sealed| SegmentState {
+            base_offset,
+            end_offset: base_offset + 50,
+            length: 8192,
+            frame_bytes: 7000,
+            timestamp_max: 1_700_000_000_000,
+            generation: 1,
+            runs: 2,
+            last_run_crc: 0x0102_0304,
+            sealed,
+        };
+        let state = |partition, segments| PartitionState {
+            partition: PartitionId(partition),
+            epoch: 4,
+            log_start: 20,
+            next_offset: 140,
+            segments,
+        };
+        Checkpoint {
+            wal: WalId(0xfeed),
+            generation: 12,
+            incarnation: 3,
+            ring_start: RingStart { position: 4096, sequence: 9, previous_crc: 0xaabb_ccdd },
+            snapshot_at: 12_288,
+            durable_through: 16_384,
+            engine_snapshot: Bytes::from_static(b"the engine's own bytes"),
+            partitions: vec![state(0, vec![]), state(5, vec![segment(10, true), segment(60, false)])],
+            retired_segments: vec![SegmentName { partition: PartitionId(5), base_offset: 0, generation: 1 }],
+            retired_partitions: vec![PartitionId(2), PartitionId(3)],
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let checkpoint = sample();
+        let bytes = checkpoint.encode(4096);
+        assert_eq!(&bytes[..], &include_bytes!("../../testdata/checkpoint-v1.bin")[..]);
+        assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint));
+    }
+
+    #[test]
+    fn what_an_older_checkpoint_left_behind_means_nothing() {
+        let mut bytes = sample().encode(4096).to_vec();
+        bytes.extend_from_slice(&[0xee; 4096]);
+        assert_eq!(Checkpoint::decode(&bytes), Ok(sample()));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let good = sample().encode(4096);
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Checkpoint::decode(&bad).is_err(), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            assert!(Checkpoint::decode(&good[..length]).is_err(), "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_names_the_remedy() {
+        let mut newer = sample().encode(4096).to_vec();
+        newer[4] = 2;
+        let crc = crc32c(&newer[..CHECKPOINT_HEADER_BYTES - 4]);
+        newer[CHECKPOINT_HEADER_BYTES - 4..CHECKPOINT_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        let error = Checkpoint::decode(&newer).unwrap_err();
+        assert_eq!(error, CheckpointError::Version { found: 2 });
+        assert!(error.to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn ten_thousand_sealed_segments_fit_a_megabyte() {
+        let mut checkpoint = sample();
+        let segment = checkpoint.partitions[1].segments[0];
+        let base =
+            |index: u64| SegmentState { base_offset: index * 50, end_offset: index * 50 + 50, ..segment };
+        checkpoint.partitions[1].segments = (0..10_000).map(base).collect();
+        checkpoint.partitions[1].next_offset = 500_000;
+        let bytes = checkpoint.encode(4096);
+        assert!(bytes.len() < 1024 * 1024, "{}", bytes.len());
+        assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint));
+    }
+}

@@ -184,3 +184,57 @@ fn decode_run(fields: &mut Fields<'_>) -> Result<RunEntry, Short> {
     let (span, unit) = (fields.u32()?, fields.u32()?);
     Ok(RunEntry { base_offset, timestamp_max, span, unit, length: fields.u32()?, frames: fields.u32()? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(runs: u32) -> Footer {
+        let run = |index: u32| RunEntry {
+            base_offset: 10 + u64::from(index) * 5,
+            timestamp_max: 1_000 - i64::from(index),
+            span: 5,
+            unit: index * 2,
+            length: 8192,
+            frames: 4,
+        };
+        Footer {
+            segment: SegmentName { partition: PartitionId(9), base_offset: 10, generation: 1 },
+            wal: WalId(77),
+            end_offset: 10 + u64::from(runs) * 5,
+            data_bytes: u64::from(runs) * 8192,
+            frame_bytes: 123,
+            last_run_crc: 0xdead_beef,
+            runs: (0..runs).map(run).collect(),
+        }
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let footer = sample(3);
+        let bytes = footer.encode(4096);
+        assert_eq!(&bytes[..], &include_bytes!("../../testdata/footer-v1.bin")[..]);
+        assert_eq!(Footer::decode(&bytes), Ok(footer));
+    }
+
+    #[test]
+    fn long_footers_take_more_blocks() {
+        for runs in [0, 1, 99, 100, 5_000] {
+            let footer = sample(runs);
+            let bytes = footer.encode(4096);
+            assert_eq!(bytes.len(), footer_length(runs as usize, 4096));
+            assert_eq!(Footer::decode(&bytes), Ok(footer));
+        }
+    }
+
+    #[test]
+    fn every_flipped_byte_is_found() {
+        let good = sample(3).encode(4096);
+        for at in 0..good.len() {
+            let mut bad = good.to_vec();
+            bad[at] ^= 0x04;
+            assert!(Footer::decode(&bad).is_err(), "byte {at}");
+        }
+        assert!(Footer::decode(&good[..10]).is_err());
+    }
+}

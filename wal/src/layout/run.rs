@@ -365,3 +365,105 @@ fn place_bodies(
     }
     places
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(base_offset: Offset, body: &[u8]) -> (FrameEntry, Bytes) {
+        let header = FrameHeader {
+            format: martlet_core::frame::format::NATIVE,
+            epoch: 3,
+            partition: 7,
+            base_offset,
+            offset_span: 2,
+            record_count: 2,
+            timestamp_max: 1_000 - base_offset as i64,
+            body_length: body.len() as u32,
+            body_crc: crc32c(body),
+            ..FrameHeader::default()
+        };
+        let bytes: Bytes = [&header.encode()[..], body].concat().into();
+        (FrameEntry::of(&header, 0), bytes)
+    }
+
+    fn sample() -> BuiltRun {
+        let place = RunPlace {
+            segment: SegmentName { partition: PartitionId(7), base_offset: 90, generation: 2 },
+            number: 5,
+            wal: WalId(0x1234),
+            position: 3 * 4096,
+            previous_crc: 0xabcd_ef01,
+            block_bytes: 4096,
+        };
+        let frames = [frame(100, b"hello"), frame(102, b""), frame(104, &[7; 300])];
+        build_run(&place, 3, &frames)
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let run = sample();
+        assert_eq!(&run.data[..], &include_bytes!("../../testdata/run-v1.bin")[..]);
+        let (header, crc) = RunHeader::decode(&run.data).unwrap();
+        assert_eq!((header.entry(), crc), (run.entry, run.header_crc));
+        assert_eq!((header.base_offset, header.end_offset, header.previous_crc), (100, 106, 0xabcd_ef01));
+        assert_eq!(header.timestamp_max, 900);
+        assert_eq!(crc32c(&run.data[128..128 + 3 * 128]), header.headers_crc);
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_run_header_is_found() {
+        let good = sample().data;
+        for bit in 0..RUN_HEADER_BYTES * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(RunHeader::decode(&bad).is_err(), "bit {bit}");
+        }
+        assert_eq!(RunHeader::decode(&good[..100]).unwrap_err(), RunError::Short { found: 100 });
+    }
+
+    #[test]
+    fn an_unknown_version_names_the_remedy() {
+        let mut newer = sample().data.to_vec();
+        newer[4] = 2;
+        let crc = crc32c(&newer[..CRC_AT]);
+        newer[CRC_AT..RUN_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        let error = RunHeader::decode(&newer).unwrap_err();
+        assert_eq!(error, RunError::Version { found: 2 });
+        assert!(error.to_string().contains("upgrade"));
+    }
+
+    #[test]
+    fn a_run_in_a_wrong_place_is_recognised() {
+        let (header, _) = RunHeader::decode(&sample().data).unwrap();
+        let right = header.segment;
+        assert_eq!(header.check_place(right, 3 * 4096), Ok(()));
+        assert!(header.check_place(right, 4096).is_err());
+        assert!(header.check_place(SegmentName { partition: PartitionId(8), ..right }, 3 * 4096).is_err());
+        assert!(header.check_place(SegmentName { generation: 3, ..right }, 3 * 4096).is_err());
+    }
+
+    #[test]
+    fn a_flipped_byte_costs_its_frame_only() {
+        let run = sample();
+        let good = parse_run(&run.data, &run.entry, PartitionId(7), true);
+        assert_eq!(good.iter().map(|frame| frame.base_offset).collect::<Vec<_>>(), [100, 102, 104]);
+        let content = RUN_HEADER_BYTES + 3 * FRAME_HEADER_BYTES + 305;
+        for at in 0..content {
+            let mut bad = run.data.to_vec();
+            bad[at] ^= 0x10;
+            let frames = parse_run(&bad, &run.entry, PartitionId(7), true);
+            let lost: Vec<u64> =
+                good.iter().filter(|frame| !frames.contains(frame)).map(|frame| frame.base_offset).collect();
+            let expected = match at {
+                0..128 => vec![],
+                128..256 | 512..517 => vec![100],
+                256..384 => vec![102],
+                _ => vec![104],
+            };
+            assert_eq!(lost, expected, "byte {at}");
+        }
+        assert!(parse_run(&run.data, &run.entry, PartitionId(8), true).is_empty());
+        assert!(parse_run(&[], &run.entry, PartitionId(7), true).is_empty());
+    }
+}

@@ -1,0 +1,264 @@
+//! The steps of opening a WAL, in order.
+
+use martlet_core::WalId;
+use martlet_runtime::buffer::AlignedBuffer;
+
+use super::apply::Applied;
+use super::create::{must, take_ballast};
+use super::reader::RingReader;
+use super::scan::{Met, Scan};
+use super::{RecoveryError, RecoveryReport, Replay, ReplayItem};
+use crate::config::{StoreConfig, planted};
+use crate::index::{PartitionLogs, RingShape};
+use crate::io::{DirectoryId, FileId, IoFault, IoOutcome, IoRequest};
+use crate::layout::checkpoint::{Checkpoint, CheckpointError};
+use crate::layout::superblock::{BLOCK_BYTES_MAX, Superblock, SuperblockError};
+use crate::ring::Ring;
+use crate::ring::files::RingFiles;
+use crate::script::ScriptIo;
+use crate::store::{Slots, Store, StoreParts, shape_of};
+
+/// The checkpoint to start from, and what is known of the slots.
+struct Chosen {
+    checkpoint: Checkpoint,
+    slots: Slots,
+    bad: Vec<(u8, CheckpointError)>,
+}
+
+/// The last flush of the log.
+struct Last {
+    position: u64,
+    end: u64,
+    incarnation: u32,
+    bytes: bytes::Bytes,
+}
+
+pub(super) async fn open(
+    io: ScriptIo,
+    wal: WalId,
+    placement: Option<(u16, u16)>,
+    config: StoreConfig,
+    replay: Replay,
+) -> Result<(Store, RecoveryReport), RecoveryError> {
+    let before = read_superblock(&io, wal).await?;
+    let chosen = read_checkpoints(&io, wal).await?;
+    let shape = shape_of(&before);
+    replay.push(ReplayItem::Snapshot(chosen.checkpoint.engine_snapshot.clone()));
+    // By two: if the newest superblock slot is damaged, the process before this one had one more than was read.
+    let incarnation = before.incarnation.max(chosen.checkpoint.incarnation) + 2;
+    let mut partitions = chosen.checkpoint.partitions.clone();
+    for state in &mut partitions {
+        state.epoch = state.epoch.saturating_add(incarnation - chosen.checkpoint.incarnation);
+    }
+    let logs = PartitionLogs::from_checkpoint(
+        &partitions,
+        &chosen.checkpoint.retired_segments,
+        &chosen.checkpoint.retired_partitions,
+    );
+    let mut applied = Applied::new(logs, replay.clone(), chosen.checkpoint.snapshot_at, incarnation);
+    let reader = RingReader::new(io.clone(), shape);
+    let start = chosen.checkpoint.ring_start;
+    let trust = planted!(config, skip_checksum);
+    let mut scan = Scan::new(reader, start, chosen.checkpoint.durable_through, trust);
+    let walked = walk(&mut scan, &mut applied, &replay).await?;
+    applied.finish();
+
+    let incarnation = incarnation.max(walked.last.as_ref().map_or(0, |last| last.incarnation) + 1);
+    let superblock = raise(&io, before, placement, incarnation).await?;
+    rewrite_tail(&io, &shape, walked.last.as_ref(), chosen.checkpoint.durable_through, &config).await?;
+    let ready = ring_files(&io, &shape, scan.expected.position, &config).await?;
+    let ballast = take_ballast(&io, wal, &config).await?;
+
+    let report = RecoveryReport {
+        wal,
+        node: before.node,
+        cluster: before.cluster,
+        shard: before.shard,
+        shards: before.shards,
+        incarnation,
+        flushes: walked.flushes,
+        frames: applied.frames,
+        scanned_bytes: scan.bytes_read(),
+        head: scan.expected.position,
+        torn: walked.torn,
+        damage: applied.damage,
+        holes: applied.logs.gaps(),
+        partitions: applied.logs.recovered(),
+        bad_slots: chosen.bad,
+    };
+    let freed = chosen.slots.starts[0].min(chosen.slots.starts[1]);
+    let ring = Ring::new(shape, &config, incarnation, scan.expected, scan.starts, freed);
+    let store = Store::new(StoreParts {
+        files: RingFiles::new(&shape, ready),
+        ids: io.take_ids(),
+        logs: applied.logs,
+        slots: chosen.slots,
+        config,
+        superblock,
+        ring,
+        ballast,
+    });
+    Ok((store, report))
+}
+
+async fn read_whole(io: &ScriptIo, file: FileId) -> Result<bytes::Bytes, IoFault> {
+    let length = match io.request(IoRequest::Length { file }).await {
+        IoOutcome::Length(Some(length)) => length,
+        IoOutcome::Length(None) => return Err(IoFault::Missing),
+        IoOutcome::Failed(fault) => return Err(fault),
+        _ => return Err(IoFault::Other(0)),
+    };
+    if length == 0 {
+        return Ok(bytes::Bytes::new());
+    }
+    match io.request(IoRequest::Read { file, offset: 0, length: length as usize }).await {
+        IoOutcome::Read(bytes) => Ok(bytes),
+        IoOutcome::Failed(fault) => Err(fault),
+        _ => Err(IoFault::Other(0)),
+    }
+}
+
+/// The current superblock of `wal`.
+pub(crate) async fn read_superblock(io: &ScriptIo, wal: WalId) -> Result<Superblock, RecoveryError> {
+    let file = FileId::Superblock(wal);
+    let bytes = match read_whole(io, file).await {
+        Ok(bytes) => bytes,
+        Err(IoFault::Missing) => return Err(SuperblockError::Incomplete.into()),
+        Err(fault) => return Err(RecoveryError::Io { file, fault }),
+    };
+    let bytes = bytes.slice(..bytes.len().min(2 * BLOCK_BYTES_MAX as usize));
+    let superblock = Superblock::decode_file(&bytes)?;
+    if superblock.wal != wal {
+        return Err(RecoveryError::WrongLog { found: superblock.wal, expected: wal });
+    }
+    Ok(superblock)
+}
+
+async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen, RecoveryError> {
+    let mut good: Vec<Checkpoint> = Vec::new();
+    let mut bad = Vec::new();
+    for slot in 0..2u8 {
+        let file = FileId::Checkpoint(wal, slot);
+        let read = match read_whole(io, file).await {
+            Ok(bytes) => Checkpoint::decode(&bytes),
+            Err(_) => Err(CheckpointError::Short { found: 0 }),
+        };
+        match read {
+            Ok(checkpoint) if checkpoint.wal == wal && checkpoint.generation % 2 == u64::from(slot) => {
+                good.push(checkpoint);
+            }
+            Ok(_) => bad.push((slot, CheckpointError::Field { field: "log or slot" })),
+            Err(error @ CheckpointError::Version { .. }) => return Err(RecoveryError::NoCheckpoint(error)),
+            Err(error) => bad.push((slot, error)),
+        }
+    }
+    good.sort_by_key(|checkpoint| checkpoint.generation);
+    let Some(checkpoint) = good.pop() else {
+        let error = bad.first().map_or(CheckpointError::Short { found: 0 }, |(_, error)| *error);
+        return Err(RecoveryError::NoCheckpoint(error));
+    };
+    let start = checkpoint.ring_start.position;
+    let other = good.pop().map_or(start, |older| older.ring_start.position);
+    let slots =
+        Slots { generation: checkpoint.generation, starts: slot_starts(checkpoint.generation, start, other) };
+    Ok(Chosen { checkpoint, slots, bad })
+}
+
+fn slot_starts(generation: u64, newest: u64, other: u64) -> [u64; 2] {
+    if generation.is_multiple_of(2) { [newest, other] } else { [other, newest] }
+}
+
+struct Walked {
+    last: Option<Last>,
+    flushes: u64,
+    torn: bool,
+}
+
+async fn walk(scan: &mut Scan, applied: &mut Applied, replay: &Replay) -> Result<Walked, RecoveryError> {
+    let mut walked = Walked { last: None, flushes: 0, torn: false };
+    loop {
+        replay.room().await;
+        match scan.next().await? {
+            Met::Flush(found) => {
+                walked.flushes += 1;
+                walked.last = Some(Last {
+                    position: found.header.position,
+                    end: found.header.position + u64::from(found.header.length),
+                    incarnation: found.header.incarnation,
+                    bytes: found.bytes,
+                });
+                applied.flush(&found.header, found.parsed);
+            }
+            Met::Lost(damage) => applied.lost(damage),
+            Met::End { torn } => {
+                walked.torn = torn;
+                scan.finish().await;
+                return Ok(walked);
+            }
+        }
+    }
+}
+
+/// Writes the superblock of a new process.
+async fn raise(
+    io: &ScriptIo,
+    before: Superblock,
+    placement: Option<(u16, u16)>,
+    incarnation: u32,
+) -> Result<Superblock, RecoveryError> {
+    let (shard, shards) = placement.unwrap_or((before.shard, before.shards));
+    let superblock = Superblock { incarnation, generation: before.generation + 1, shard, shards, ..before };
+    let file = FileId::Superblock(before.wal);
+    let request =
+        IoRequest::Write { file, offset: superblock.slot_offset(), data: superblock.encode(), sync: true };
+    must(io, file, request).await?;
+    Ok(superblock)
+}
+
+/// Writes the last flush again, the same bytes in the same place, and syncs it: it was read, but nothing proves that it
+/// is on stable storage.
+async fn rewrite_tail(
+    io: &ScriptIo,
+    shape: &RingShape,
+    last: Option<&Last>,
+    durable_through: u64,
+    config: &StoreConfig,
+) -> Result<(), RecoveryError> {
+    let Some(last) = last.filter(|last| last.end > durable_through && !last.bytes.is_empty()) else {
+        return Ok(());
+    };
+    let (file, offset) = shape.place(last.position);
+    let mut data = AlignedBuffer::zeroed(last.bytes.len(), shape.block_bytes as usize);
+    data.extend_from_slice(&last.bytes);
+    let sync = !planted!(config, skip_sync);
+    must(io, file, IoRequest::Write { file, offset, data: data.into_bytes(), sync }).await
+}
+
+/// Which files of the ring are whole. The one that the head is in is made now if it is not.
+async fn ring_files(
+    io: &ScriptIo,
+    shape: &RingShape,
+    head: u64,
+    config: &StoreConfig,
+) -> Result<Vec<bool>, RecoveryError> {
+    let mut ready = Vec::new();
+    for index in 0..shape.files {
+        let file = FileId::Ring(shape.wal, index);
+        match io.request(IoRequest::Length { file }).await {
+            IoOutcome::Length(length) => ready.push(length.is_some_and(|length| length >= shape.file_bytes)),
+            IoOutcome::Failed(fault) => return Err(RecoveryError::Io { file, fault }),
+            _ => ready.push(false),
+        }
+    }
+    let (file, _) = shape.place(head);
+    if let FileId::Ring(_, index) = file
+        && !ready[index as usize]
+    {
+        must(io, file, IoRequest::Create { file, length: shape.file_bytes, zeroed: true }).await?;
+        ready[index as usize] = true;
+    }
+    if !planted!(config, skip_directory_sync) {
+        must(io, file, IoRequest::SyncDirectory { directory: DirectoryId::Wal(shape.wal) }).await?;
+    }
+    Ok(ready)
+}

@@ -1,0 +1,126 @@
+//! Where the store meets settling and reading.
+
+use martlet_core::{Now, Offset, PartitionId};
+
+use super::Store;
+use crate::config::StoreConfig;
+use crate::index::RingShape;
+use crate::io::{IoId, IoOutcome, IoRequest};
+use crate::layout::record;
+use crate::read::{ReadEnd, ReadId, ReadStart, Reader};
+use crate::settle::{RingView, SettleConfig, Settler};
+
+/// Frames that are this many thirty-seconds of the ring behind the head are settled. Late, so that partitions with
+/// little traffic gather whole runs; early enough for two checkpoints to follow before clients have to wait.
+const SETTLE_BEHIND: u64 = 22;
+const SETTLE_BEHIND_OF: u64 = 32;
+
+pub(super) fn settler(shape: RingShape, config: &StoreConfig) -> Settler {
+    Settler::new(SettleConfig::of(config), shape)
+}
+
+pub(super) fn reader(shape: RingShape, config: &StoreConfig) -> Reader {
+    Reader::new(config, shape)
+}
+
+impl Store {
+    /// Bytes that may be logged again now: never more than half of the ring, nor more than is free behind what clients
+    /// may use.
+    fn carry_room(&self) -> u64 {
+        let capacity = self.shape.capacity();
+        let free = capacity - self.ring.used();
+        let share = (capacity / 2).saturating_sub(self.logs.carried_bytes());
+        let staging = self.config.staging_bytes_max.saturating_sub(self.ring.staged_bytes()) as u64;
+        share.min(free / 2).min(staging)
+    }
+
+    fn ring_view(&self) -> RingView {
+        let behind = self.shape.capacity() / SETTLE_BEHIND_OF * SETTLE_BEHIND;
+        RingView {
+            needed_below: self.ring.head().saturating_sub(behind),
+            durable: self.ring.durable_through(),
+            carry_room: self.carry_room(),
+            after: self.ring.staged(),
+        }
+    }
+
+    pub(super) fn poll_settle(&mut self, now: Now) -> Option<(IoId, IoRequest)> {
+        loop {
+            let view = self.ring_view();
+            let request = self.settler.poll(&mut self.logs, &mut self.ids, self.ring.cache(), &view);
+            if !self.log_carries() {
+                return request;
+            }
+            if request.is_some() {
+                return request;
+            }
+            if let Some(flush) = self.poll_ring(now.instant) {
+                return Some(flush);
+            }
+        }
+    }
+
+    /// Logs again what settling hands over; `false` if there was nothing.
+    fn log_carries(&mut self) -> bool {
+        let mut any = false;
+        while let Some(job) = self.settler.take_carry() {
+            any = true;
+            let mut positions = Vec::with_capacity(job.frames.len());
+            if self.logs.get(job.partition).is_none() {
+                // Dropped meanwhile: logged after its DROP, the frames would come back to life.
+                let held: Vec<u64> = job.frames.iter().map(|(entry, _)| entry.position).collect();
+                self.settler.carry_logged(&job, &held);
+                continue;
+            }
+            for (_, frame) in &job.frames {
+                let (header, body) = frame.split_at(martlet_core::FRAME_HEADER_BYTES);
+                positions.push(self.ring.stage(record::kind::CARRY, &[header, body], false).position);
+                self.counters.carried_bytes += frame.len() as u64;
+            }
+            self.settler.carry_logged(&job, &positions);
+        }
+        any
+    }
+
+    pub(super) fn complete_settle(&mut self, id: IoId, outcome: IoOutcome) {
+        let after = self.ring.staged();
+        self.settler.complete(&mut self.logs, id, outcome, after);
+        if self.settler.full() {
+            self.met_full_disk();
+        }
+    }
+
+    /// The ring's durable position moved: carried frames may be at their new places.
+    pub(super) fn settle_durable(&mut self) {
+        self.settler.on_durable(&mut self.logs, self.ring.durable_through());
+    }
+
+    /// Reads frames of `[from, upto)`, at most `bytes_max` bytes but at least one frame. `upto` must be durable.
+    pub fn read(&mut self, partition: PartitionId, from: Offset, upto: Offset, bytes_max: u32) -> ReadStart {
+        let bytes_max = u64::from(bytes_max);
+        self.reader.read(&mut self.logs, self.ring.cache(), partition, (from, upto), bytes_max)
+    }
+
+    /// Finds the first frame below `upto` whose largest timestamp is at or after `time`, wall milliseconds.
+    pub fn find_time(&mut self, partition: PartitionId, time: i64, upto: Offset) -> ReadStart {
+        self.reader.find_time(&mut self.logs, self.ring.cache(), partition, time, upto)
+    }
+
+    /// Reads that ended since the last call.
+    pub fn take_finished_reads(&mut self) -> Vec<(ReadId, ReadEnd)> {
+        self.reader.take_finished()
+    }
+
+    /// Nobody waits for this read any more.
+    pub fn cancel_read(&mut self, read: ReadId) {
+        self.reader.cancel(read);
+    }
+
+    pub(super) fn poll_reads(&mut self) -> Option<(IoId, IoRequest)> {
+        self.reader.poll(&mut self.ids)
+    }
+
+    pub(super) fn complete_read(&mut self, id: IoId, outcome: IoOutcome) {
+        self.reader.complete(&mut self.logs, self.ring.cache(), id, outcome);
+    }
+}
