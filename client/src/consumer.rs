@@ -1,41 +1,158 @@
-//! The consumer's tokio face.
+//! The consumer's tokio face: one task reads ahead, the application takes batches under a short lock and decodes them
+//! on its own time.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use martlet_core::frame::{FrameHeader, flags};
+use martlet_core::limits::BATCH_UNCOMPRESSED_BYTES_MAX;
+use martlet_core::{Instant, Now};
+use martlet_formats::native::Batch;
+use tokio::sync::Notify;
+
+use crate::core::{CommitId, ConsumerCore, ConsumerEvent, FetchedBatch, Machine, Network};
+use crate::driver::{SystemClock, drive};
 use crate::{ClientError, ConsumedRecord, ConsumerConfig, StartAt};
 
-/// Reads one topic.
+/// Reads one topic. Dropping it ends its task and its connections.
 #[derive(Debug)]
-pub struct Consumer {}
+pub struct Consumer {
+    shared: Arc<Shared>,
+    /// What [`Consumer::commit`] last moved the cursors to.
+    committed: BTreeMap<u32, u64>,
+}
 
-/// Records of one batch.
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<ConsumerState>,
+    clock: SystemClock,
+    wake: Arc<Notify>,
+    /// Something for the application.
+    arrived: Notify,
+}
+
+#[derive(Debug)]
+struct ConsumerState {
+    core: ConsumerCore,
+    commits: BTreeMap<CommitId, Result<(), ClientError>>,
+    ending: bool,
+    /// The task has ended, for instance with its runtime.
+    ended: bool,
+}
+
+/// Records of one batch. It shares the buffer it was received into; copy what is kept for long.
 #[derive(Clone, Debug)]
-pub struct Delivery {}
+pub struct Delivery {
+    partition: u32,
+    header: FrameHeader,
+    batch: Batch,
+    /// Records at the front that were not asked for.
+    skip: u32,
+}
 
 impl Delivery {
+    /// # Errors
+    /// `Unreadable`.
+    pub(crate) fn open(fetched: &FetchedBatch) -> Result<Delivery, ClientError> {
+        let FetchedBatch { partition, header, body, from } = fetched;
+        let unreadable = |detail: String| ClientError::Unreadable {
+            partition: *partition,
+            offset: header.base_offset,
+            detail,
+        };
+        let batch = Batch::open(body, BATCH_UNCOMPRESSED_BYTES_MAX).map_err(|e| unreadable(e.to_string()))?;
+        if batch.record_count() != header.record_count || header.offset_span != header.record_count {
+            return Err(unreadable("its header counts other records than its body".into()));
+        }
+        let skip = from.saturating_sub(header.base_offset).min(u64::from(header.record_count)) as u32;
+        Ok(Delivery { partition: *partition, header: *header, batch, skip })
+    }
+
+    /// Index of the partition in the topic.
     #[must_use]
     pub fn partition(&self) -> u32 {
-        0
+        self.partition
     }
 
     /// The offset behind the last record.
     #[must_use]
     pub fn next_offset(&self) -> u64 {
-        0
+        self.header.end_offset()
+    }
+
+    /// Records in this delivery.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        (self.batch.record_count() - self.skip) as usize
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Wall milliseconds at which the broker took the batch.
+    #[must_use]
+    pub fn broker_time(&self) -> i64 {
+        self.header.broker_time
     }
 
     /// The records, borrowed.
     pub fn records(&self) -> impl Iterator<Item = ConsumedRecord<'_>> {
-        std::iter::empty()
+        let first = self.header.base_offset + u64::from(self.skip);
+        let broker_time =
+            (self.header.flags & flags::LOG_APPEND_TIME != 0).then_some(self.header.broker_time);
+        let partition = self.partition;
+        (first..).zip(self.batch.records().skip(self.skip as usize)).map(move |(offset, view)| {
+            ConsumedRecord {
+                partition,
+                offset,
+                timestamp: broker_time.unwrap_or(view.timestamp),
+                key: view.key,
+                value: view.value,
+                view,
+            }
+        })
     }
 }
 
 impl Consumer {
-    /// Connects and finds the topic; reading starts at once.
+    /// Connects and finds the topic; reading starts at once. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// `Unreachable`, or the broker's refusal, for instance of an unknown topic.
+    /// `Unreachable` after the connect timeout, or the broker's refusal, for instance of an unknown topic.
     pub async fn connect(topic: &str, config: ConsumerConfig) -> Result<Consumer, ClientError> {
-        let _ = (topic, config);
-        Err(ClientError::Closed)
+        let timeout = config.connect.connect_timeout;
+        let servers = config.connect.servers.join(", ");
+        let clock = SystemClock::new();
+        let core = ConsumerCore::new(topic, config)?;
+        let state = ConsumerState { core, commits: BTreeMap::new(), ending: false, ended: false };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            clock,
+            wake: Arc::new(Notify::new()),
+            arrived: Notify::new(),
+        });
+        tokio::spawn(drive(ConsumerMachine { shared: Arc::clone(&shared) }, Arc::clone(&shared.wake), clock));
+        let consumer = Consumer { shared, committed: BTreeMap::new() };
+        if tokio::time::timeout(timeout, consumer.started()).await.is_err() {
+            let problem = consumer.shared.lock().core.last_problem().cloned();
+            return Err(problem.unwrap_or(ClientError::Unreachable { detail: servers }));
+        }
+        let fatal = consumer.shared.lock().core.fatal().cloned();
+        fatal.map_or(Ok(consumer), Err)
+    }
+
+    async fn started(&self) {
+        loop {
+            {
+                let state = self.shared.lock();
+                if state.core.is_ready() || state.core.fatal().is_some() || state.ended {
+                    return;
+                }
+            }
+            self.shared.arrived.notified().await;
+        }
     }
 
     /// The next batch of records; `None` when `until_end` is set and every partition is at its end. Cancel-safe.
@@ -43,46 +160,165 @@ impl Consumer {
     /// # Errors
     /// `CorruptRange` and `Unreadable` are told once and reading goes on; a refusal stops its partition until a seek.
     pub async fn next(&mut self) -> Result<Option<Delivery>, ClientError> {
-        Err(ClientError::Closed)
+        loop {
+            let event = {
+                let mut state = self.shared.lock();
+                let event = state.core.take();
+                if event.is_none() {
+                    if let Some(error) = state.core.fatal() {
+                        return Err(error.clone());
+                    }
+                    if state.ended {
+                        return Err(ClientError::Closed);
+                    }
+                }
+                event
+            };
+            match event {
+                Some(ConsumerEvent::Batch(fetched)) => {
+                    self.shared.wake.notify_one();
+                    let delivery = Delivery::open(&fetched)?;
+                    if !delivery.is_empty() {
+                        return Ok(Some(delivery));
+                    }
+                }
+                Some(ConsumerEvent::Problem(error)) => {
+                    self.shared.wake.notify_one();
+                    return Err(error);
+                }
+                Some(ConsumerEvent::Ended) => return Ok(None),
+                None => self.shared.arrived.notified().await,
+            }
+        }
     }
 
     /// Moves the cursor of every partition behind the last delivery that [`Consumer::next`] returned, and waits until
-    /// that is durable.
+    /// the broker has acknowledged that.
     ///
     /// # Errors
-    /// `InvalidConfig` without a cursor name; the broker's refusal.
+    /// `InvalidConfig` without a cursor name; `TimedOut`; the broker's refusal.
     pub async fn commit(&mut self) -> Result<(), ClientError> {
-        Err(ClientError::Closed)
+        let (commit, moved) = {
+            let mut state = self.shared.lock();
+            let moved: Vec<(u32, u64)> = state
+                .core
+                .positions()
+                .filter_map(|(partition, position)| Some((partition, position?)))
+                .filter(|(partition, position)| self.committed.get(partition) != Some(position))
+                .collect();
+            // Results of commits that nobody waited for.
+            state.commits.clear();
+            (state.core.commit(&moved, self.shared.clock.now())?, moved)
+        };
+        self.shared.wake.notify_one();
+        loop {
+            let result = {
+                let mut state = self.shared.lock();
+                let ended = state.ended.then_some(Err(ClientError::Closed));
+                state.commits.remove(&commit).or(ended)
+            };
+            if let Some(result) = result {
+                result?;
+                self.committed.extend(moved);
+                // The wait may have used up a call that was meant for `next`.
+                self.shared.arrived.notify_one();
+                return Ok(());
+            }
+            self.shared.arrived.notified().await;
+        }
     }
 
     /// Reads `partition` from `start` on; what was fetched and not taken is dropped.
     ///
     /// # Errors
-    /// `NoSuchPartition`, `Closed`.
+    /// `NoSuchPartition` for one that is not assigned; `InvalidConfig` for a cursor without a name.
     pub fn seek(&mut self, partition: u32, start: StartAt) -> Result<(), ClientError> {
-        let _ = (partition, start);
-        Err(ClientError::Closed)
+        let sought = self.shared.lock().core.seek(partition, start);
+        self.shared.wake.notify_one();
+        sought
     }
 
-    /// Stops delivering `partition` until [`Consumer::resume`].
+    /// Stops delivering `partition` until [`Consumer::resume`]; what was fetched is kept.
     ///
     /// # Errors
-    /// As [`Consumer::seek`].
+    /// `NoSuchPartition` for one that is not assigned.
     pub fn pause(&mut self, partition: u32) -> Result<(), ClientError> {
-        let _ = partition;
-        Err(ClientError::Closed)
+        self.shared.lock().core.set_paused(partition, true)
     }
 
     /// # Errors
-    /// As [`Consumer::seek`].
+    /// `NoSuchPartition` for one that is not assigned.
     pub fn resume(&mut self, partition: u32) -> Result<(), ClientError> {
-        let _ = partition;
-        Err(ClientError::Closed)
+        let resumed = self.shared.lock().core.set_paused(partition, false);
+        self.shared.wake.notify_one();
+        resumed
     }
 
-    /// The next offset to be delivered of each partition, where it is known.
+    /// The next offset to be delivered of each assigned partition, where it is known.
     #[must_use]
     pub fn positions(&self) -> Vec<(u32, Option<u64>)> {
-        Vec::new()
+        self.shared.lock().core.positions().collect()
+    }
+
+    /// The committed end of each assigned partition, as the broker last said.
+    #[must_use]
+    pub fn committed_ends(&self) -> Vec<(u32, Option<u64>)> {
+        self.shared.lock().core.committed_ends().collect()
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shared.lock().ending = true;
+        self.shared.wake.notify_one();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, ConsumerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct ConsumerMachine {
+    shared: Arc<Shared>,
+}
+
+impl Machine for ConsumerMachine {
+    type Tag = crate::core::ConsumerTag;
+
+    fn with_network<R>(&mut self, work: impl FnOnce(&mut Network<Self::Tag>) -> R) -> R {
+        work(self.shared.lock().core.network())
+    }
+
+    fn step(&mut self, now: Now) {
+        let mut state = self.shared.lock();
+        let was_ready = state.core.is_ready();
+        state.core.step(now);
+        let mut news = state.core.is_ready() != was_ready || state.core.fatal().is_some();
+        while let Some((commit, result)) = state.core.committed() {
+            state.commits.insert(commit, result);
+            news = true;
+        }
+        news |= state.core.has_event();
+        drop(state);
+        if news {
+            self.shared.arrived.notify_one();
+        }
+    }
+
+    fn next_timer(&mut self, now: Instant) -> Option<Instant> {
+        self.shared.lock().core.next_timer(now)
+    }
+
+    fn is_finished(&mut self) -> bool {
+        self.shared.lock().ending
+    }
+}
+
+impl Drop for ConsumerMachine {
+    fn drop(&mut self) {
+        self.shared.lock().ended = true;
+        self.shared.arrived.notify_one();
     }
 }

@@ -9,6 +9,7 @@ pub mod core;
 mod admin;
 mod config;
 mod consumer;
+mod driver;
 mod error;
 mod producer;
 mod record;
