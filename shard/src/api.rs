@@ -40,6 +40,8 @@ pub enum Call {
         partition: PartitionId,
         cursor: String,
     },
+    /// Answered with [`Reply::Cursor`]: where the cursor is, which is further on than `offset` if it was there before
+    /// and this is no reset.
     CursorSet {
         partition: PartitionId,
         cursor: String,
@@ -74,6 +76,29 @@ pub enum Call {
         after: String,
         count_max: u32,
     },
+}
+
+impl Call {
+    /// The partition the call is about.
+    #[must_use]
+    pub fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Call::Append(append) => Some(append.partition),
+            Call::Read(read) => Some(read.partition),
+            Call::OffsetFor { partition, .. }
+            | Call::PartitionStatus { partition }
+            | Call::CursorGet { partition, .. }
+            | Call::CursorSet { partition, .. }
+            | Call::CursorList { partition }
+            | Call::CursorDelete { partition, .. } => Some(*partition),
+            Call::ProducerOpen
+            | Call::TopicCreate { .. }
+            | Call::TopicAlter { .. }
+            | Call::TopicDelete { .. }
+            | Call::TopicDescribe { .. }
+            | Call::TopicList { .. } => None,
+        }
+    }
 }
 
 /// One batch for one partition. The gateway has checked the format's shape; the engine checks body length, checksum,
@@ -113,7 +138,7 @@ pub struct Read {
     pub wait_ms: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
     Appended { base_offset: Offset, broker_time: i64, duplicate: bool },
     Frames(Frames),
@@ -128,7 +153,7 @@ pub enum Reply {
 }
 
 /// What a read returns: committed frames in offset order, sharing the buffers they were written from or read into.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Frames {
     pub frames: Vec<StoredFrame>,
     pub log_start: Offset,
@@ -138,7 +163,7 @@ pub struct Frames {
 }
 
 /// A frame as stored: its 128-byte header and its body, both checked when they came from disk.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct StoredFrame {
     pub header: Bytes,
     pub body: Bytes,

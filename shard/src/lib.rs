@@ -8,6 +8,28 @@ pub mod api;
 pub mod engine;
 pub mod guard;
 pub mod log;
+pub mod metadata;
+pub mod settings;
+pub mod snapshot;
 
-pub use engine::{Engine, EngineConfig, Recovered};
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+mod calls;
+mod codec;
+mod commit;
+mod cursor;
+mod dedup;
+mod metadata_log;
+mod partition;
+mod pending;
+mod recovery;
+mod retention;
+mod wait;
+
+#[cfg(test)]
+mod tests;
+
+pub use engine::{Counters, Engine, EngineConfig, Recovered};
 pub use guard::{AllowAll, Guard};
+pub use settings::Settings;

@@ -1,0 +1,364 @@
+//! The metadata: topics, where their partitions live, which ids are taken. A pure state machine: the same commands
+//! in the same order give the same state everywhere. Must never read a clock or draw a random number.
+
+mod command;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use martlet_core::limits::{PARTITIONS_MAX, SLOTS, TOPIC_PARTITIONS_MAX, TOPICS_MAX};
+use martlet_core::{ErrorCode, PartitionId, Refusal, ShardId, SlotId, TopicId, TopicName};
+
+use crate::api::TopicView;
+use crate::codec::{CodecError, Reader, Writer};
+use crate::settings::{self, Settings};
+
+pub use command::Command;
+
+/// A topic.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Topic {
+    pub id: TopicId,
+    pub name: TopicName,
+    /// By partition index.
+    pub partitions: Vec<PartitionId>,
+    /// What was set, sorted by key.
+    pub overrides: Vec<(String, String)>,
+    /// What holds.
+    pub settings: Settings,
+}
+
+/// What a command did.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Applied {
+    /// A topic is new or has changed; partitions may have been added, never removed.
+    Topic(Arc<Topic>),
+    Deleted(Arc<Topic>),
+    Slot(SlotId),
+    /// Producer ids `[from, upto)` belong to whoever asked.
+    ProducerIds {
+        from: u64,
+        upto: u64,
+    },
+    /// Everything may have changed.
+    Replaced,
+}
+
+/// Which shard owns which slot: what was assigned, else slot number modulo shards.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SlotTable {
+    assigned: BTreeMap<SlotId, ShardId>,
+}
+
+impl SlotTable {
+    /// The owner among `shards` shards. An assignment to a shard that does not exist any more counts as none.
+    #[must_use]
+    pub fn owner(&self, partition: PartitionId, shards: u16) -> ShardId {
+        let shards = shards.max(1);
+        let slot = partition.slot();
+        let assigned = self.assigned.get(&slot).filter(|shard| shard.0 < shards);
+        assigned.copied().unwrap_or(ShardId(slot.0 % shards))
+    }
+}
+
+/// The state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct State {
+    /// Index of the last command applied; the first command has 1.
+    applied: u64,
+    topics: BTreeMap<TopicName, Arc<Topic>>,
+    slots: SlotTable,
+    /// Partition ids below it are taken, now or before; 0 is the system partition.
+    next_partition: u64,
+    /// Producer ids below it are taken; 0 means none.
+    next_producer: u64,
+    partition_count: u64,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            applied: 0,
+            topics: BTreeMap::new(),
+            slots: SlotTable::default(),
+            next_partition: 1,
+            next_producer: 1,
+            partition_count: 0,
+        }
+    }
+}
+
+impl State {
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    #[must_use]
+    pub fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    /// Topics in the order of their names.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.values()
+    }
+
+    #[must_use]
+    pub fn slots(&self) -> &SlotTable {
+        &self.slots
+    }
+
+    /// Whether the id was ever given to a partition.
+    #[must_use]
+    pub fn is_allotted(&self, partition: PartitionId) -> bool {
+        partition.0 < self.next_partition
+    }
+
+    /// Every partition of every topic.
+    #[must_use]
+    pub fn partitions(&self) -> BTreeSet<PartitionId> {
+        self.topics.values().flat_map(|topic| topic.partitions.iter().copied()).collect()
+    }
+
+    /// Full names of topics after `after`, in order, at most `count_max`. `prefix` is matched against the full name, and
+    /// for topics of the default namespace against the short one too.
+    #[must_use]
+    pub fn list(&self, prefix: &str, after: &str, count_max: usize) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.topics.keys().map(TopicName::to_string).filter(|name| name.as_str() > after).collect();
+        names.retain(|name| {
+            let short = name.strip_prefix("persistent://public/default/");
+            name.starts_with(prefix) || short.is_some_and(|short| short.starts_with(prefix))
+        });
+        names.sort_unstable();
+        names.truncate(count_max);
+        names
+    }
+
+    /// The topic as gateways see it.
+    #[must_use]
+    pub fn view(&self, topic: &Topic, shards: u16) -> TopicView {
+        TopicView {
+            id: topic.id,
+            name: topic.name.clone(),
+            partitions: topic.partitions.iter().map(|id| (*id, self.slots.owner(*id, shards))).collect(),
+            settings: topic.settings.show(),
+        }
+    }
+
+    /// Applies command number `index`. A refused command has its place in the log and changes nothing.
+    ///
+    /// # Errors
+    /// The refusal its caller gets.
+    ///
+    /// # Panics
+    /// If commands before this one are missing: the caller checks `applied` first.
+    pub fn apply(&mut self, index: u64, command: Command) -> Result<Applied, Refusal> {
+        if let Command::Snapshot(state) = command {
+            assert!(index >= self.applied, "a snapshot never takes the metadata back");
+            *self = *state;
+            self.applied = index;
+            return Ok(Applied::Replaced);
+        }
+        assert!(index == self.applied + 1, "metadata commands are applied in order, without gaps");
+        self.applied = index;
+        match command {
+            Command::TopicCreate { id, name, partitions, settings } => {
+                self.create(id, name, partitions, &settings)
+            }
+            Command::TopicAlter { name, partitions, settings } => self.alter(&name, partitions, &settings),
+            Command::TopicDelete { name } => {
+                let topic = self.topics.remove(&name).ok_or_else(|| unknown_topic(&name))?;
+                self.partition_count -= topic.partitions.len() as u64;
+                Ok(Applied::Deleted(topic))
+            }
+            Command::SlotAssign { slot, shard } => {
+                if slot.0 >= SLOTS {
+                    return Err(Refusal::new(
+                        ErrorCode::InvalidArgument,
+                        format!("slot {} does not exist: use 0 to {}", slot.0, SLOTS - 1),
+                    ));
+                }
+                if slot == PartitionId::METADATA.slot() && shard != ShardId(0) {
+                    return Err(Refusal::new(
+                        ErrorCode::InvalidArgument,
+                        format!("slot {} holds the metadata: it stays on shard 0", slot.0),
+                    ));
+                }
+                self.slots.assigned.insert(slot, shard);
+                Ok(Applied::Slot(slot))
+            }
+            Command::ProducerIds { count } => {
+                let from = self.next_producer;
+                self.next_producer = from.saturating_add(count);
+                Ok(Applied::ProducerIds { from, upto: self.next_producer })
+            }
+            Command::Snapshot(_) => Ok(Applied::Replaced),
+        }
+    }
+
+    /// Whether the command would be refused now, without changing anything.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn check(&self, command: &Command) -> Result<(), Refusal> {
+        match command {
+            Command::TopicCreate { name, partitions, settings, .. } => {
+                self.check_create(name, *partitions)?;
+                settings::merge(&[], settings).map(|_| ())
+            }
+            Command::TopicAlter { name, partitions, settings } => {
+                let topic = self.topics.get(name).ok_or_else(|| unknown_topic(name))?;
+                self.check_grow(topic, *partitions)?;
+                settings::merge(&topic.overrides, settings).map(|_| ())
+            }
+            Command::TopicDelete { name } => {
+                self.topics.get(name).map(|_| ()).ok_or_else(|| unknown_topic(name))
+            }
+            Command::SlotAssign { .. } | Command::ProducerIds { .. } | Command::Snapshot(_) => Ok(()),
+        }
+    }
+
+    fn check_create(&self, name: &TopicName, partitions: u32) -> Result<(), Refusal> {
+        if self.topics.contains_key(name) {
+            return Err(Refusal::new(
+                ErrorCode::TopicExists,
+                format!("topic {name} exists: alter it, or delete it first"),
+            ));
+        }
+        if self.topics.len() >= TOPICS_MAX {
+            return Err(Refusal::new(
+                ErrorCode::QuotaExceeded,
+                format!("there are {TOPICS_MAX} topics, the most a cluster has: delete some first"),
+            ));
+        }
+        self.check_count(partitions, u64::from(partitions))
+    }
+
+    fn check_grow(&self, topic: &Topic, partitions: Option<u32>) -> Result<(), Refusal> {
+        let Some(wanted) = partitions else { return Ok(()) };
+        let present = topic.partitions.len() as u64;
+        if u64::from(wanted) < present {
+            return Err(Refusal::new(
+                ErrorCode::InvalidArgument,
+                format!("topic {} has {present} partitions: their number can only grow", topic.name),
+            ));
+        }
+        self.check_count(wanted, u64::from(wanted) - present)
+    }
+
+    fn check_count(&self, of_topic: u32, added: u64) -> Result<(), Refusal> {
+        if of_topic == 0 || of_topic > TOPIC_PARTITIONS_MAX {
+            return Err(Refusal::new(
+                ErrorCode::InvalidArgument,
+                format!("{of_topic} partitions: use 1 to {TOPIC_PARTITIONS_MAX}"),
+            ));
+        }
+        if self.partition_count + added > PARTITIONS_MAX {
+            return Err(Refusal::new(
+                ErrorCode::QuotaExceeded,
+                format!("a cluster has at most {PARTITIONS_MAX} partitions: delete topics or use fewer"),
+            ));
+        }
+        Ok(())
+    }
+
+    fn create(
+        &mut self,
+        id: TopicId,
+        name: TopicName,
+        partitions: u32,
+        changes: &[(String, String)],
+    ) -> Result<Applied, Refusal> {
+        self.check_create(&name, partitions)?;
+        let (overrides, settings) = settings::merge(&[], changes)?;
+        let partitions = self.allot(u64::from(partitions));
+        let topic = Arc::new(Topic { id, name: name.clone(), partitions, overrides, settings });
+        self.topics.insert(name, topic.clone());
+        Ok(Applied::Topic(topic))
+    }
+
+    fn alter(
+        &mut self,
+        name: &TopicName,
+        partitions: Option<u32>,
+        changes: &[(String, String)],
+    ) -> Result<Applied, Refusal> {
+        let topic = self.topics.get(name).ok_or_else(|| unknown_topic(name))?;
+        self.check_grow(topic, partitions)?;
+        let (overrides, settings) = settings::merge(&topic.overrides, changes)?;
+        let mut altered = Topic { overrides, settings, ..(**topic).clone() };
+        let added = partitions.map_or(0, |wanted| u64::from(wanted) - altered.partitions.len() as u64);
+        altered.partitions.extend(self.allot(added));
+        let altered = Arc::new(altered);
+        self.topics.insert(name.clone(), altered.clone());
+        Ok(Applied::Topic(altered))
+    }
+
+    fn allot(&mut self, count: u64) -> Vec<PartitionId> {
+        let from = self.next_partition;
+        self.next_partition += count;
+        self.partition_count += count;
+        (from..self.next_partition).map(PartitionId).collect()
+    }
+
+    pub(crate) fn encode(&self, writer: &mut Writer) {
+        writer.number(self.applied);
+        writer.number(self.next_partition);
+        writer.number(self.next_producer);
+        writer.number(self.slots.assigned.len() as u64);
+        for (slot, shard) in &self.slots.assigned {
+            writer.number(u64::from(slot.0));
+            writer.number(u64::from(shard.0));
+        }
+        writer.number(self.topics.len() as u64);
+        for topic in self.topics.values() {
+            writer.wide(topic.id.0);
+            command::write_name(writer, &topic.name);
+            command::write_settings(writer, &topic.overrides);
+            writer.number(topic.partitions.len() as u64);
+            let mut previous = 0;
+            for partition in &topic.partitions {
+                writer.number(partition.0 - previous);
+                previous = partition.0;
+            }
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<State, CodecError> {
+        let mut state = State {
+            applied: reader.number()?,
+            next_partition: reader.number()?,
+            next_producer: reader.number()?,
+            ..State::default()
+        };
+        for _ in 0..reader.count()? {
+            state.slots.assigned.insert(SlotId(reader.narrow()?), ShardId(reader.narrow()?));
+        }
+        for _ in 0..reader.count()? {
+            let id = TopicId(reader.wide()?);
+            let name = command::read_name(reader)?;
+            let overrides = command::read_settings(reader)?;
+            let (_, settings) = settings::merge(&[], &overrides).map_err(|_| CodecError::Range)?;
+            let mut previous = 0u64;
+            let partitions = (0..reader.count()?)
+                .map(|_| {
+                    previous = previous.checked_add(reader.number()?).ok_or(CodecError::Range)?;
+                    Ok(PartitionId(previous))
+                })
+                .collect::<Result<Vec<_>, CodecError>>()?;
+            state.partition_count += partitions.len() as u64;
+            let topic = Topic { id, name: name.clone(), partitions, overrides, settings };
+            state.topics.insert(name, Arc::new(topic));
+        }
+        Ok(state)
+    }
+}
+
+pub(crate) fn unknown_topic(name: &TopicName) -> Refusal {
+    Refusal::new(ErrorCode::UnknownTopic, format!("topic {name} does not exist: create it first"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! The engine's state as bytes, for checkpoints: versioned and compact. Storage keeps it with a checksum; it is
+//! still read with care. Also how the states of several logs are dealt out anew when the number of shards changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use martlet_core::{ErrorCode, PartitionId, Refusal, ShardId};
+
+use crate::codec::{CodecError, Reader, Writer};
+use crate::engine::Engine;
+use crate::metadata::{SlotTable, State};
+use crate::partition::Memory;
+
+const VERSION: u8 = 1;
+
+/// A snapshot, decoded.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Snapshot {
+    /// On shard 0 only.
+    pub(crate) metadata: Option<State>,
+    /// Commands staged and not applied.
+    pub(crate) commands: Vec<Vec<u8>>,
+    pub(crate) partitions: BTreeMap<PartitionId, Memory>,
+}
+
+impl Snapshot {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, Refusal> {
+        read(bytes).map_err(|error| {
+            Refusal::new(ErrorCode::Internal, format!("the engine's snapshot cannot be read: {error}"))
+        })
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let commands = self.commands.iter().map(Vec::as_slice);
+        encode(self.metadata.as_ref(), commands.collect(), self.partitions.iter().collect())
+    }
+}
+
+fn encode(
+    metadata: Option<&State>,
+    commands: Vec<&[u8]>,
+    partitions: BTreeMap<&PartitionId, &Memory>,
+) -> Vec<u8> {
+    let mut writer = Writer::default();
+    writer.byte(VERSION);
+    writer.byte(u8::from(metadata.is_some()));
+    if let Some(state) = metadata {
+        state.encode(&mut writer);
+    }
+    writer.number(commands.len() as u64);
+    for command in commands {
+        writer.blob(command);
+    }
+    writer.number(partitions.len() as u64);
+    for (id, memory) in partitions {
+        writer.number(id.0);
+        memory.encode(&mut writer);
+    }
+    writer.bytes
+}
+
+fn read(bytes: &[u8]) -> Result<Snapshot, CodecError> {
+    let mut reader = Reader::new(bytes);
+    reader.version(VERSION)?;
+    let mut snapshot = Snapshot::default();
+    if reader.byte()? == 1 {
+        snapshot.metadata = Some(State::decode(&mut reader)?);
+    }
+    for _ in 0..reader.count()? {
+        snapshot.commands.push(reader.blob()?.to_vec());
+    }
+    for _ in 0..reader.count()? {
+        let id = PartitionId(reader.number()?);
+        snapshot.partitions.insert(id, Memory::decode(&mut reader)?);
+    }
+    reader.end()?;
+    Ok(snapshot)
+}
+
+impl Engine {
+    /// Everything the engine must know besides frames and notes staged after this moment. It holds what is staged: it
+    /// may become the recovery point only once everything staged before it is durable.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<u8> {
+        let metadata = (self.config.shard == ShardId(0)).then_some(&self.metadata);
+        let commands = self.staged_commands().map(|encoded| &encoded[..]).collect();
+        let open = self.partitions.iter().map(|(id, partition)| (id, &partition.memory));
+        let worth_keeping = |(_, memory): &(&PartitionId, &Memory)| **memory != Memory::default();
+        encode(metadata, commands, self.recovered.iter().chain(open).filter(worth_keeping).collect())
+    }
+}
+
+/// The state of one log, for [`redistribute`].
+#[derive(Clone, Debug, Default)]
+pub struct LogState {
+    /// [`Engine::snapshot`] of an engine of that log's shard that has replayed that log.
+    pub snapshot: Vec<u8>,
+    /// Partitions whose copy in that log is the one that counts.
+    pub partitions: BTreeSet<PartitionId>,
+}
+
+/// Which shard owns which slot, by the metadata among these snapshots.
+///
+/// # Errors
+/// A snapshot cannot be read.
+pub fn slots(snapshots: &[Vec<u8>]) -> Result<SlotTable, Refusal> {
+    Ok(newest_metadata(&decode_all(snapshots.iter())?).map(|state| state.slots().clone()).unwrap_or_default())
+}
+
+/// Deals the states of all logs out to `shards` shards: each partition's to its owner, the metadata to shard 0. One
+/// snapshot a shard, by shard number. Partitions that no log claims (they have cursors or producers and no frames)
+/// come from wherever they are.
+///
+/// # Errors
+/// A snapshot cannot be read.
+pub fn redistribute(logs: &[LogState], shards: u16) -> Result<Vec<Vec<u8>>, Refusal> {
+    let mut snapshots = decode_all(logs.iter().map(|log| &log.snapshot))?;
+    let metadata = newest_metadata(&snapshots).cloned();
+    let slots = metadata.as_ref().map(|state| state.slots().clone()).unwrap_or_default();
+    let mut dealt = vec![Snapshot::default(); usize::from(shards.max(1))];
+    dealt[0].metadata = metadata;
+    let claimed: BTreeSet<PartitionId> = logs.iter().flat_map(|log| log.partitions.iter().copied()).collect();
+    for (log, snapshot) in logs.iter().zip(&mut snapshots) {
+        for (id, memory) in std::mem::take(&mut snapshot.partitions) {
+            if log.partitions.contains(&id) || !claimed.contains(&id) {
+                dealt[usize::from(slots.owner(id, shards).0)].partitions.insert(id, memory);
+            }
+        }
+    }
+    Ok(dealt.iter().map(Snapshot::encode).collect())
+}
+
+/// An empty snapshot stands for an engine that has never been snapshot.
+fn decode_all<'a>(snapshots: impl Iterator<Item = &'a Vec<u8>>) -> Result<Vec<Snapshot>, Refusal> {
+    let decode =
+        |bytes: &Vec<u8>| if bytes.is_empty() { Ok(Snapshot::default()) } else { Snapshot::decode(bytes) };
+    snapshots.map(decode).collect()
+}
+
+/// Of a start that was interrupted there may be two; the older one is a copy.
+fn newest_metadata(snapshots: &[Snapshot]) -> Option<&State> {
+    snapshots.iter().filter_map(|snapshot| snapshot.metadata.as_ref()).max_by_key(|state| state.applied())
+}
