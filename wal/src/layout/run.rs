@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn golden_bytes() {
         let run = sample();
-        assert_eq!(&run.data[..], &include_bytes!("../../testdata/run-v1.bin")[..]);
+        assert!(&run.data[..] == include_bytes!("../../testdata/run-v1.bin"), "layout changed");
         let (header, crc) = RunHeader::decode(&run.data).unwrap();
         assert_eq!((header.entry(), crc), (run.entry, run.header_crc));
         assert_eq!((header.base_offset, header.end_offset, header.previous_crc), (100, 106, 0xabcd_ef01));
