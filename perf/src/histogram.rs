@@ -71,7 +71,11 @@ impl Latencies {
         }
         let (mean, deviation) = (self.0.mean() / 1000.0, self.0.stdev() / 1000.0);
         text += &format!("#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]\n");
-        text += &format!("#[Max     = {:12.3}, Total count    = {:12}]\n", self.0.max() as f64 / 1000.0, self.0.len());
+        text += &format!(
+            "#[Max     = {:12.3}, Total count    = {:12}]\n",
+            self.0.max() as f64 / 1000.0,
+            self.0.len()
+        );
         text
     }
 }

@@ -32,7 +32,9 @@ pub(crate) fn run(options: &Options, format: Format) -> Result<(), PerfError> {
     let wanted = |kind: &str| options.only.iter().any(|k| k == kind);
     let time = Duration::from_secs(options.seconds.max(1));
     if wanted("disk") {
-        for (bytes, depth) in [(4096, 1), (16 << 10, 1), (64 << 10, 1), (256 << 10, 1), (1 << 20, 1), (4096, 8)] {
+        for (bytes, depth) in
+            [(4096, 1), (16 << 10, 1), (64 << 10, 1), (256 << 10, 1), (1 << 20, 1), (4096, 8)]
+        {
             print(&disk::write_and_sync(&options.data_dir, bytes, depth, time)?, format);
         }
         print(&disk::linked(&options.data_dir, 4096, time)?, format);
