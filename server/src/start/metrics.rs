@@ -139,8 +139,8 @@ impl Snapshot {
             // The log keeps buckets only: the sum is that of their upper bounds.
             let sum = buckets.iter().filter(|(upper, _)| *upper < 1e9).map(|(u, n)| u * *n as f64).sum();
             match buckets.last_mut() {
-                Some(last) if last.0 >= 1e9 => last.0 = f64::MAX,
-                _ => buckets.push((f64::MAX, 0)),
+                Some(last) if last.0 >= 1e9 => last.0 = f64::INFINITY,
+                _ => buckets.push((f64::INFINITY, 0)),
             }
             let labels = [("shard", shard.shard.to_string())];
             let mut metric = family.encode_family(&labels)?;

@@ -1,0 +1,193 @@
+//! A broker that is stopped, killed, started with other shards, started twice: nothing acknowledged is lost, no
+//! offset is used twice, cursors never go back.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+
+use rustix::process::Signal;
+use support::{Broker, Place, Start, real_text};
+
+/// Rounds of the kill loop; the variable asks for more.
+fn rounds() -> u64 {
+    std::env::var("MARTLET_TEST_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10)
+}
+
+#[test]
+fn a_stop_drains_and_a_start_finds_everything() {
+    let place = Place::new("stop");
+    let mut start = Start::new(&place).shards(2);
+    let broker = start.run();
+    start.port = broker.port();
+    broker.ok(&["topic", "create", "t", "--partitions", "4"]);
+    let text = real_text(3000).join("\n") + "\n";
+    broker.ok_with(&["produce", "t"], text.as_bytes());
+    let before = broker.ok(&["consume", "t", "--cursor", "c", "--partition", "2", "--until-end"]);
+    assert_eq!(broker.stop(), Some(0));
+    let broker = start.run();
+    assert_eq!(broker.ok(&["consume", "t", "--partition", "2", "--until-end"]), before);
+    assert_eq!(broker.ok(&["consume", "t", "--cursor", "c", "--partition", "2", "--until-end"]), b"");
+    let all = broker.ok(&["consume", "t", "--until-end"]);
+    assert_eq!(all.len(), text.len());
+    assert_eq!(broker.stop(), Some(0));
+}
+
+#[test]
+fn another_number_of_shards_finds_everything() {
+    let place = Place::new("shards");
+    let mut total = String::new();
+    for (round, shards) in [2u16, 1, 3, 2].into_iter().enumerate() {
+        let broker = Start::new(&place).shards(shards).run();
+        if round == 0 {
+            broker.ok(&["topic", "create", "t", "--partitions", "8"]);
+        }
+        let more: String = (0..500).map(|n| format!("round {round} record {n}\n")).collect();
+        broker.ok_with(&["produce", "t"], more.as_bytes());
+        total += &more;
+        let back = broker.ok_text(&["consume", "t", "--until-end"]);
+        let sort = |text: &str| {
+            let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            lines.sort_unstable();
+            lines
+        };
+        assert!(sort(&back) == sort(&total), "round {round} with {shards} shards");
+        // Every other round ends without a stop.
+        if round % 2 == 0 { broker.kill() } else { assert_eq!(broker.stop(), Some(0)) }
+    }
+}
+
+#[test]
+fn a_second_broker_on_the_same_data_is_refused() {
+    let place = Place::new("twice");
+    let start = Start::new(&place);
+    let broker = start.run();
+    let (code, error) = start.run_refused();
+    assert_eq!(code, Some(1));
+    assert!(error.contains("in use by another process"), "{error}");
+    broker.ok_with(&["produce", "t"], b"still here\n");
+    assert_eq!(broker.ok_text(&["consume", "t", "--until-end"]), "still here\n");
+    assert_eq!(broker.stop(), Some(0));
+}
+
+#[test]
+fn a_hangup_reads_the_configuration_again() {
+    let place = Place::new("hangup");
+    let file = place.path().join("martlet.toml");
+    std::fs::write(&file, "[log]\nlevel = \"info\"\n").unwrap();
+    let start = Start::new(&place).with(&format!("--config={}", file.display()));
+    let broker = start.run();
+    std::fs::write(&file, "[log]\nlevel = \"debug\"\n[wal]\nflush_bytes_max = \"256KiB\"\n").unwrap();
+    broker.signal(Signal::HUP);
+    // Signals of one process are taken in the order of this select; a stop after it ends the wait.
+    let seen = |part: &str| start.log_text().lines().any(|line| line.contains(part));
+    while !(seen("setting changed") && seen("restart the broker for it")) {
+        assert_eq!(broker.get("/healthz").0, 200);
+    }
+    assert_eq!(broker.stop(), Some(0));
+}
+
+/// What readers saw of a partition: values by offset. An offset seen twice must have had the same value.
+#[derive(Default)]
+struct Seen {
+    values: BTreeMap<(u64, u64), String>,
+}
+
+impl Seen {
+    fn take(&mut self, json: &str) -> u64 {
+        let mut count = 0;
+        for line in json.lines() {
+            let record: serde_json::Value = serde_json::from_str(line).unwrap();
+            let place = (record["partition"].as_u64().unwrap(), record["offset"].as_u64().unwrap());
+            let value = format!("{}\t{}", record["key"].as_str().unwrap(), record["value"].as_str().unwrap());
+            let before = self.values.entry(place).or_insert_with(|| value.clone());
+            assert_eq!(*before, value, "offset {place:?} was used twice");
+            count += 1;
+        }
+        count
+    }
+}
+
+fn producer(broker: &Broker, file: &std::path::Path) -> Child {
+    let file = file.to_str().unwrap();
+    let arguments = ["produce", "load", "--file", file, "--key-separator", r"\t", "--batch-bytes", "4KiB"];
+    broker.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn kill_nine_under_load_loses_and_doubles_nothing() {
+    const PRODUCERS: usize = 4;
+    let rounds = rounds();
+    let lines_each = 2000 + usize::try_from(rounds).unwrap() * 1500;
+    let place = Place::new("kill");
+    let mut start = Start::new(&place).shards(2);
+    let mut broker = start.run();
+    start.port = broker.port();
+    broker.ok(&["topic", "create", "load", "--partitions", "8"]);
+    let text = real_text(lines_each);
+    let mut sent: Vec<String> = Vec::new();
+    let mut producers = Vec::new();
+    for number in 0..PRODUCERS {
+        let lines: Vec<String> = (0..lines_each)
+            .map(|n| format!("p{number}-{}\t{n:08} {}", n % 16, text[n].replace('\t', " ")))
+            .collect();
+        let file = place.path().join(format!("input-{number}"));
+        std::fs::write(&file, lines.join("\n") + "\n").unwrap();
+        sent.extend(lines);
+        producers.push(producer(&broker, &file));
+    }
+    let mut seen = Seen::default();
+    let mut cursor = 0u64;
+    for round in 0..rounds {
+        // Waits for records, so that every kill falls into load; the cursor must never go back.
+        let count = (100 + 37 * (round % 7)).to_string();
+        let arguments = [
+            "consume",
+            "load",
+            "--partition",
+            "0",
+            "--cursor",
+            "reader",
+            "--count",
+            &count,
+            "--format",
+            "json",
+        ];
+        seen.take(&broker.ok_text(&arguments));
+        let listed = broker.ok_text(&["cursor", "list", "load", "--format", "json"]);
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        let now = listed["reader"][0]["offset"].as_u64().unwrap();
+        assert!(now > cursor, "round {round}: the cursor went from {cursor} to {now}");
+        cursor = now;
+        broker.kill();
+        broker = start.run();
+    }
+    for child in producers {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", support::told(&output));
+    }
+    let mut all = Seen::default();
+    let json = broker.ok_text(&["consume", "load", "--until-end", "--format", "json"]);
+    assert_eq!(all.take(&json), sent.len() as u64, "records in the log against records acknowledged");
+    for (place, value) in &seen.values {
+        assert_eq!(all.values.get(place), Some(value), "what was read at {place:?} is not there any more");
+    }
+    let mut found: Vec<&String> = all.values.values().collect();
+    let mut wanted: Vec<&String> = sent.iter().collect();
+    found.sort_unstable();
+    wanted.sort_unstable();
+    assert!(found == wanted, "the log holds other records than were sent");
+    in_order(&all);
+    assert_eq!(broker.stop(), Some(0));
+}
+
+/// Records of one key keep the order they were sent in.
+fn in_order(all: &Seen) {
+    let mut last: BTreeMap<&str, &str> = BTreeMap::new();
+    for value in all.values.values() {
+        let (key, rest) = value.split_once('\t').unwrap();
+        let number = &rest[..8];
+        let before = last.insert(key, number);
+        assert!(before.is_none_or(|before| before < number), "{key}: {number} after {before:?}");
+    }
+}
