@@ -13,6 +13,7 @@ use martlet_core::{ErrorCode, Refusal, ShardId};
 use martlet_runtime::{Class, Runtime, TcpListener, TcpStream};
 
 use crate::config::{ConnectionLimits, ListenerConfig};
+use crate::event::Event;
 use crate::flow::{Drain, First, first};
 use crate::gateway::{Connection, Gateway, ListenerFacts};
 use crate::memory::MemoryBudget;
@@ -173,6 +174,8 @@ pub struct ConnectionCounters {
     pub open: Cell<u64>,
     pub accepted: Cell<u64>,
     pub refused: Cell<u64>,
+    /// Signalled when a connection has ended.
+    pub closed: Event,
     refusing: Cell<usize>,
 }
 
@@ -234,6 +237,7 @@ impl<B: Clone + 'static> Acceptor<B> {
             life.await;
             let open = &acceptor.counters.open;
             open.set(open.get().saturating_sub(1));
+            acceptor.counters.closed.signal();
         }));
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use martlet_core::NodeId;
 use martlet_net::{ConnectionLimits, Gateway, ListenerConfig};
 use martlet_shard::api::BrokerHandle;
+use martlet_wal::config::{Geometry, StoreConfig};
 
 /// The gateways of a node, shared by its shards; each listener is served by the one with its protocol.
 pub type Gateways = Vec<Arc<dyn Gateway<BrokerHandle>>>;
@@ -20,6 +21,16 @@ pub struct NodeConfig {
     pub shards: u16,
     pub listeners: Vec<ListenerConfig>,
     pub connections: ConnectionLimits,
+    /// Of logs that are made; existing ones keep theirs. The block size is raised to what the disk needs.
+    pub geometry: Geometry,
+    /// Of the log of each shard.
+    pub store: StoreConfig,
+    /// Settings of new topics that their creator does not give.
+    pub topic_defaults: Vec<(String, String)>,
+    /// Partitions of a new topic whose creator says 0.
+    pub topic_partitions_default: u32,
+    /// Facts added to what the node says about itself.
+    pub facts: Vec<(String, String)>,
     /// How long a start waits for another process to let go of the log.
     pub lock_wait: Duration,
     /// How long a stop waits for connections to take what they are owed; the log is always drained and synced.
@@ -27,7 +38,8 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// One shard, the native listener on every address, data below `data_dir`.
+    /// One shard, the native listener on every address with a port that the operating system chooses, data below
+    /// `data_dir`.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> NodeConfig {
         NodeConfig {
@@ -36,6 +48,11 @@ impl NodeConfig {
             shards: 1,
             listeners: vec![ListenerConfig::native(0)],
             connections: ConnectionLimits::default(),
+            geometry: Geometry::default(),
+            store: StoreConfig::default(),
+            topic_defaults: Vec::new(),
+            topic_partitions_default: 1,
+            facts: Vec::new(),
             lock_wait: Duration::from_secs(5),
             drain: Duration::from_secs(10),
         }

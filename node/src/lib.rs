@@ -4,15 +4,28 @@
 //! Owns start-up, stop, the tick, and the messages between shards. Must never decide about a record, know a client
 //! protocol, or start a thread or a second runtime, except in [`threads`], which the simulator leaves out.
 
+mod broker;
+mod calls;
 pub mod config;
 pub mod error;
 pub mod handle;
+mod link;
+mod log;
+mod message;
 pub mod seat;
+mod service;
+mod shard;
+mod shard_core;
+mod slab;
 pub mod stats;
+mod stop;
+mod storage;
 pub mod threads;
 
 pub use config::{Gateways, NodeConfig};
 pub use error::NodeError;
 pub use handle::{NodeHandle, Phase};
+pub use martlet_wal::config::{Geometry, StoreConfig};
 pub use seat::{ShardSeat, build};
 pub use stats::{NodeStats, ShardStats};
+pub use threads::{DriverFactory, Node};

@@ -1,7 +1,11 @@
 //! Numbers of a running node, for metrics and `martlet status`. Each shard fills its own at a request that came
-//! through its inbox; nothing is shared while it works.
+//! through its control mailbox; nothing is shared while it works.
 
 use martlet_core::ShardId;
+use martlet_shard::engine::Counters as EngineCounters;
+use martlet_wal::StorageState;
+
+use crate::shard::Shard;
 
 /// One shard at one moment. Counters only grow while the process lives.
 #[derive(Clone, Debug, Default)]
@@ -12,34 +16,92 @@ pub struct ShardStats {
     pub calls_from_shards: u64,
     /// Calls this shard sent to another.
     pub calls_to_shards: u64,
-    pub appends: u64,
-    pub append_bytes: u64,
-    pub append_records: u64,
-    pub reads: u64,
+    /// Calls that are not answered.
+    pub calls_open: u64,
+    /// What the engine counted.
+    pub engine: EngineCounters,
+    /// Bytes of frames handed to readers.
     pub read_bytes: u64,
-    pub refusals: u64,
     pub connections: u64,
     pub connections_accepted: u64,
     pub connections_refused: u64,
     /// Bytes connections hold, and their budget.
     pub memory_used_bytes: u64,
     pub memory_max_bytes: u64,
-    /// Appends that wait for the log to take them.
-    pub appends_waiting: u64,
+    /// Writes that wait for the log to take them now, and all that ever did.
+    pub writes_waiting: u64,
+    pub writes_waited: u64,
     pub partitions: u64,
     /// Empty, or why this shard takes no writes.
     pub fenced: String,
-    /// Counters of the log, by metric name.
-    pub log: Vec<(&'static str, u64)>,
-    /// Durations of flushes: upper bounds in microseconds, and how many took at most that long; not cumulative.
-    pub sync_latency_us: Vec<(u64, u64)>,
-    pub executor_busy_us: u64,
-    pub executor_polls: u64,
+    /// The disk is full: records are refused.
+    pub disk_full: bool,
+    /// What the log counted.
+    pub log: martlet_wal::Counters,
+    /// What the executor counted.
+    pub executor: martlet_runtime::Counters,
+    /// The driver and what was probed.
     pub driver: String,
 }
 
-/// All shards of a node.
+/// All shards of a node that answered in time.
 #[derive(Clone, Debug, Default)]
 pub struct NodeStats {
     pub shards: Vec<ShardStats>,
+}
+
+impl Shard {
+    /// The numbers of now.
+    pub(crate) fn stats(&self) -> ShardStats {
+        let core = self.core.borrow();
+        let counts = core.counts;
+        ShardStats {
+            shard: self.id,
+            calls: counts.calls,
+            calls_from_shards: counts.from_shards,
+            calls_to_shards: counts.to_shards,
+            calls_open: core.calls.len() as u64,
+            engine: core.engine.counters(),
+            read_bytes: counts.read_bytes,
+            connections: self.connections.open.get(),
+            connections_accepted: self.connections.accepted.get(),
+            connections_refused: self.connections.refused.get(),
+            memory_used_bytes: self.memory.used() as u64,
+            memory_max_bytes: self.memory.bytes_max() as u64,
+            writes_waiting: core.kept_back() as u64,
+            writes_waited: counts.kept_back,
+            partitions: core.store.partitions().len() as u64,
+            fenced: core.engine.fenced().unwrap_or_default().to_owned(),
+            disk_full: core.store.state() == StorageState::Full,
+            log: core.store.counters(),
+            executor: self.runtime.counters(),
+            driver: self.runtime.describe(),
+        }
+    }
+
+    /// Facts about the node for people, as the shard that was asked sees it.
+    pub(crate) fn facts(&self) -> Vec<(String, String)> {
+        let stats = self.stats();
+        let storage = match (stats.fenced.is_empty(), stats.disk_full) {
+            (false, _) => format!("fenced: {}", stats.fenced),
+            (true, true) => "full: records are refused".to_owned(),
+            (true, false) => "open".to_owned(),
+        };
+        let pairs = [
+            ("node", self.config.node.to_string()),
+            ("phase", self.handle.phase().to_string()),
+            ("shards", self.config.shards.to_string()),
+            ("shard", self.id.to_string()),
+            ("driver", stats.driver),
+            ("shard.storage", storage),
+            ("shard.partitions", stats.partitions.to_string()),
+            ("shard.connections", stats.connections.to_string()),
+            ("shard.memory_used_bytes", stats.memory_used_bytes.to_string()),
+            ("shard.memory_max_bytes", stats.memory_max_bytes.to_string()),
+            ("shard.ring_used_bytes", stats.log.ring_used_bytes.to_string()),
+            ("shard.ring_bytes", stats.log.ring_bytes.to_string()),
+        ];
+        let own = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
+        own.chain(self.config.facts.iter().cloned()).collect()
+    }
 }

@@ -1,0 +1,169 @@
+//! The handle that gateways hold. Owns the way of a call: to this shard's engine or to the mailbox of another, and
+//! back; a caller that goes away is forgotten, its writes are not.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use martlet_core::{ErrorCode, Refusal, ShardId};
+use martlet_shard::api::{Broker, Call, CallContext, CallToken, Reply, Replying};
+
+use crate::calls::{Origin, Progress};
+use crate::shard::Shard;
+
+/// A [`Broker`] over one shard.
+pub(crate) struct ShardBroker {
+    pub(crate) shard: Rc<Shard>,
+}
+
+impl Broker for ShardBroker {
+    fn call(&self, context: &CallContext, call: Call) -> Replying {
+        let now = self.shard.runtime.now();
+        let mut core = self.shard.core.borrow_mut();
+        let owner = core.engine.route(&call);
+        if owner == self.shard.id {
+            let token = core.submit(Origin::Local(None), context, call, now);
+            self.shard.touched(&core);
+            let wait = LocalCall { shard: self.shard.clone(), token, is_over: false };
+            return Box::pin(local(wait));
+        }
+        match core.call_shard(owner, context, call) {
+            Some(id) => Box::pin(ShardCall { shard: self.shard.clone(), id, is_over: false }),
+            None => {
+                let text =
+                    format!("too many calls to shard {owner} are under way: slow down, or ask it directly");
+                Box::pin(std::future::ready(Err(Refusal::new(ErrorCode::Overloaded, text))))
+            }
+        }
+    }
+
+    fn shard_address(&self, listener: &str, shard: ShardId) -> String {
+        let listeners = self.shard.listeners.borrow();
+        let found = listeners.iter().find(|bound| bound.name == listener);
+        found.map(|bound| bound.advertised(shard)).unwrap_or_default()
+    }
+
+    fn shard(&self) -> ShardId {
+        self.shard.id
+    }
+
+    fn status(&self) -> Vec<(String, String)> {
+        self.shard.facts()
+    }
+}
+
+/// Waits for the answer of this shard's engine. Frames are fetched once the caller has come for them, and when the
+/// shard has memory for it.
+async fn local(mut call: LocalCall) -> Result<Reply, Refusal> {
+    if let Some(outcome) = (&mut call).await {
+        return outcome;
+    }
+    drop(call.shard.memory.reserve(0).await);
+    call.fetch();
+    loop {
+        if let Some(outcome) = (&mut call).await {
+            return outcome;
+        }
+    }
+}
+
+/// A call to this shard's engine. Ready with the outcome, or with none when frames are to be fetched.
+struct LocalCall {
+    shard: Rc<Shard>,
+    token: CallToken,
+    is_over: bool,
+}
+
+impl LocalCall {
+    fn fetch(&self) {
+        let now = self.shard.runtime.now();
+        let mut core = self.shard.core.borrow_mut();
+        core.fetch(self.token, now);
+        self.shard.touched(&core);
+    }
+}
+
+impl Future for LocalCall {
+    type Output = Option<Result<Reply, Refusal>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let shard = self.shard.clone();
+        let mut core = shard.core.borrow_mut();
+        let Some(slot) = core.calls.get_mut(self.token) else {
+            return Poll::Ready(Some(Err(Refusal::new(
+                ErrorCode::Internal,
+                "the call was forgotten: retry",
+            ))));
+        };
+        match slot.progress {
+            Progress::Waiting | Progress::Reading(..) => {
+                slot.origin = Origin::Local(Some(context.waker().clone()));
+                Poll::Pending
+            }
+            Progress::Wanted(_) => Poll::Ready(None),
+            Progress::Done(_) => {
+                self.is_over = true;
+                match core.calls.remove(self.token).map(|slot| slot.progress) {
+                    Some(Progress::Done(outcome)) => Poll::Ready(Some(outcome)),
+                    _ => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl Drop for LocalCall {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.shard.abandon(self.token);
+        }
+    }
+}
+
+/// A call to another shard.
+struct ShardCall {
+    shard: Rc<Shard>,
+    id: u64,
+    is_over: bool,
+}
+
+impl Future for ShardCall {
+    type Output = Result<Reply, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let shard = self.shard.clone();
+        let mut core = shard.core.borrow_mut();
+        let Some(call) = core.remote.get_mut(self.id) else {
+            return Poll::Ready(Err(Refusal::new(ErrorCode::Internal, "the call was forgotten: retry")));
+        };
+        match call.outcome.take() {
+            Some(outcome) => {
+                self.is_over = true;
+                core.remote.remove(self.id);
+                Poll::Ready(outcome)
+            }
+            None => {
+                call.waker = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for ShardCall {
+    fn drop(&mut self) {
+        if !self.is_over
+            && let Ok(mut core) = self.shard.core.try_borrow_mut()
+        {
+            core.cancel_remote(self.id);
+        }
+    }
+}
+
+impl fmt::Debug for ShardBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ShardBroker({})", self.shard.id)
+    }
+}
