@@ -8,6 +8,7 @@ pub mod counters;
 pub mod index;
 pub mod io;
 pub mod layout;
+pub mod pump;
 pub mod read;
 pub mod recovery;
 mod ring;

@@ -3,9 +3,11 @@
 //! Everything but the incarnation is fixed when the WAL is made. **Invariant**: the incarnation on disk is at least that
 //! of any flush in the ring, because it is raised and synced before the first flush of a process.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use martlet_core::checksum::crc32c;
 use martlet_core::{NodeId, WalId};
+use martlet_runtime::buffer::AlignedBuffer;
+use martlet_runtime::buffer::AlignedBuffer;
 
 use super::{get_u16, get_u32, get_u64, get_u128, put};
 
@@ -77,9 +79,11 @@ impl Superblock {
         put(&mut out, 82, &self.shards.to_le_bytes());
         let crc = crc32c(&out[..CRC_AT]);
         put(&mut out, CRC_AT, &crc.to_le_bytes());
-        let mut block = BytesMut::zeroed(self.block_bytes as usize);
+        let length = self.block_bytes as usize;
+        let mut block = AlignedBuffer::zeroed(length, length);
+        block.set_len(length);
         block[..LENGTH].copy_from_slice(&out);
-        block.freeze()
+        block.into_bytes()
     }
 
     /// Offset in the file of the slot that this generation is written to.

@@ -13,6 +13,9 @@ mod checkpointing;
 mod drive;
 mod seams;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 
 use bytes::Bytes;
