@@ -7,7 +7,6 @@ use bytes::Bytes;
 use martlet_core::checksum::crc32c;
 use martlet_core::{NodeId, WalId};
 use martlet_runtime::buffer::AlignedBuffer;
-use martlet_runtime::buffer::AlignedBuffer;
 
 use super::{get_u16, get_u32, get_u64, get_u128, put};
 
