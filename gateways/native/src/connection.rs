@@ -29,8 +29,10 @@ use crate::response;
 
 /// Answers are put together up to so many bytes before they are sent.
 const GATHER_BYTES_MAX: usize = 512 * 1024;
-/// Time a peer that closed its side, or broke a rule, may take to hear the rest.
+/// Time a peer that broke a rule may take to hear why.
 const LINGER: Duration = Duration::from_secs(2);
+/// Time a peer may take to close its side after everything was sent.
+const LINGER_FINISHED: Duration = Duration::from_millis(500);
 
 /// How the requests of a connection ended.
 enum End {
@@ -110,17 +112,20 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>) {
     };
     let end = life.await;
     tracing::debug!(%peer, number, %end, "a connection ends");
-    if let End::Refused(correlation, refusal) = end {
-        let mut out = Gather::new();
-        response::refuse(&mut out, correlation, &refusal);
-        if writer.send(&mut out).await.is_err() {
-            return;
+    let linger = match end {
+        End::Broken(_) => return,
+        End::Finished => LINGER_FINISHED,
+        End::Refused(correlation, refusal) => {
+            let mut out = Gather::new();
+            response::refuse(&mut out, correlation, &refusal);
+            if writer.send(&mut out).await.is_err() {
+                return;
+            }
+            LINGER
         }
-    } else if let End::Broken(_) = end {
-        return;
-    }
+    };
     writer.finish().await;
-    reader.discard(LINGER).await;
+    reader.discard(linger).await;
 }
 
 impl Session {
