@@ -181,9 +181,13 @@ fn broker(server: &str) -> Vec<Check> {
 
 fn broker_facts(server: &str, facts: &[Setting]) -> Vec<Check> {
     let mut checks = vec![Check::new("broker", State::Ok, format!("answers at {server}"), "")];
-    for fact in facts.iter().filter(|fact| fact.key.contains("fenced") && !fact.value.is_empty()) {
-        let remedy = "look at the disk and the log, then restart the broker";
-        checks.push(Check::new("storage", State::Problem, format!("{}: {}", fact.key, fact.value), remedy));
+    for fact in facts.iter().filter(|fact| fact.key == "shard.storage" && fact.value != "open") {
+        let remedy = if fact.value.starts_with("full") {
+            "free space on the disk; reads, deletes and retention go on meanwhile"
+        } else {
+            "look at the disk and the log, then restart the broker"
+        };
+        checks.push(Check::new("storage", State::Problem, fact.value.clone(), remedy));
     }
     if let Some(version) = facts.iter().find(|fact| fact.key == "version")
         && version.value != env!("CARGO_PKG_VERSION")
@@ -211,7 +215,8 @@ mod tests {
     #[test]
     fn a_fenced_broker_is_a_problem() {
         let fact = |key: &str, value: &str| Setting { key: key.into(), value: value.into() };
-        let checks = broker_facts("x", &[fact("shard.0.fenced", "write failed"), fact("version", "0.0.0")]);
+        let checks =
+            broker_facts("x", &[fact("shard.storage", "fenced: write failed"), fact("version", "0.0.0")]);
         assert_eq!(checks.iter().filter(|check| check.state == State::Problem).count(), 1, "{checks:?}");
         assert_eq!(checks.iter().filter(|check| check.state == State::Warning).count(), 1, "{checks:?}");
     }

@@ -18,8 +18,8 @@ use martlet_core::{ErrorCode, Refusal, TopicName};
 use crate::cli::From as Place;
 use crate::failure::Failure;
 
-/// How long an administrative command tries to reach its broker.
-const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a command tries to reach its broker; a broker that is being restarted is back by then.
+const START_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Runs `work` on a tokio runtime of one thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -36,8 +36,7 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
 fn connect_config(server: &str, what: &str) -> ConnectConfig {
     let mut config = ConnectConfig::new(server);
     config.client_name = format!("martlet {what}");
-    config.connect_timeout = REQUEST_WAIT_MAX;
-    config.request_timeout = REQUEST_WAIT_MAX;
+    config.start_timeout = START_WAIT_MAX;
     config.seed = seed();
     config
 }

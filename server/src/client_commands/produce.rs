@@ -2,8 +2,9 @@
 //! that restarts meanwhile costs time, not records.
 
 use std::fs::File;
+use std::future::Future;
 use std::io::{self, Read};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use martlet_client::{Admin, ClientError, Codec, Producer, ProducerConfig, Record};
@@ -21,8 +22,8 @@ use crate::output::Output;
 const CHUNKS_MAX: usize = 4;
 /// How long the first connection is tried for; a broker that is being restarted is back by then.
 const FIRST_CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Between two tries of the first connection.
-const RETRY_WAIT: Duration = Duration::from_millis(200);
+/// A first connection that takes longer than this is worth a word.
+const NOTE_AFTER: Duration = Duration::from_secs(1);
 /// Memory of records that are sent and not acknowledged.
 const BUFFER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -61,7 +62,7 @@ pub(crate) fn run(arguments: &ProduceArguments, server: &str, output: &Output) -
 #[derive(Clone, Copy, Default)]
 struct Totals {
     records: u64,
-    /// Of keys and values.
+    /// Of records as they stand in the input, without what ends them.
     bytes: u64,
     input_bytes: u64,
 }
@@ -73,15 +74,27 @@ async fn send(
     server: &str,
     totals: &mut Totals,
 ) -> Result<(), Failure> {
-    let mut from = 0;
-    for &end in &chunk.ends {
-        let (key, value) = split_key(&chunk.bytes[from..end], arguments.key_separator.as_deref());
-        let record = Record { key, value: Some(value), partition: arguments.partition, ..Record::default() };
-        producer.send_nowait(record).await.map_err(|error| not_all(error, server, totals))?;
-        totals.records += 1;
-        totals.bytes += (key.map_or(0, <[u8]>::len) + value.len()) as u64;
-        from = end;
+    let record_at = |index: usize| {
+        let from = index.checked_sub(1).map_or(0, |before| chunk.ends[before]);
+        let (key, value) =
+            split_key(&chunk.bytes[from..chunk.ends[index]], arguments.key_separator.as_deref());
+        Record { key, value: Some(value), partition: arguments.partition, ..Record::default() }
+    };
+    let mut sent = 0;
+    while sent < chunk.ends.len() {
+        match producer.try_send_all((sent..chunk.ends.len()).map(record_at)) {
+            Ok(taken) => sent += taken,
+            // Waits for room.
+            Err(ClientError::BufferFull) => {
+                let waited = producer.send_nowait(record_at(sent)).await;
+                waited.map_err(|error| not_all(error, server, totals))?;
+                sent += 1;
+            }
+            Err(error) => return Err(not_all(error, server, totals)),
+        }
     }
+    totals.records += sent as u64;
+    totals.bytes += chunk.bytes.len() as u64;
     totals.input_bytes = chunk.input_bytes;
     Ok(())
 }
@@ -117,29 +130,27 @@ async fn connect(
     config.linger = arguments.linger;
     config.buffer_bytes = BUFFER_BYTES;
     config.delivery_timeout = arguments.give_up_after;
-    let deadline = Instant::now() + arguments.give_up_after.min(FIRST_CONNECT_WAIT_MAX);
-    let mut told = false;
-    loop {
-        let attempt = match Producer::connect(&topic, config.clone()).await {
-            Err(error) if error.code() == Some(ErrorCode::UnknownTopic) && !arguments.no_create => {
-                match create(&topic, server).await {
-                    Ok(()) => continue,
-                    Err(failure) => Err(failure),
-                }
-            }
-            other => other.map_err(|error| with_topic_hint(failure(error, server), &arguments.topic)),
-        };
-        match attempt {
-            Err(Failure::Unreachable(_)) if Instant::now() < deadline => {
-                if !told {
-                    output.note(&format!("waiting for the broker at {server}"));
-                    told = true;
-                }
-                tokio::time::sleep(RETRY_WAIT).await;
-            }
-            other => return other,
+    config.connect.start_timeout = arguments.give_up_after.min(FIRST_CONNECT_WAIT_MAX);
+    let connected = with_note(Producer::connect(&topic, config.clone()), server, output).await;
+    let connected = match connected {
+        Err(error) if error.code() == Some(ErrorCode::UnknownTopic) && !arguments.no_create => {
+            create(&topic, server).await?;
+            Producer::connect(&topic, config).await
         }
+        other => other,
+    };
+    connected.map_err(|error| with_topic_hint(failure(error, server), &arguments.topic))
+}
+
+/// Says that the broker is waited for when it does not answer at once.
+async fn with_note<T>(connecting: impl Future<Output = T>, server: &str, output: &Output) -> T {
+    let mut connecting = std::pin::pin!(connecting);
+    tokio::select! {
+        connected = &mut connecting => return connected,
+        () = tokio::time::sleep(NOTE_AFTER) => {}
     }
+    output.note(&format!("waiting for the broker at {server}"));
+    connecting.await
 }
 
 /// Creates the topic with the broker's defaults, unless its configuration forbids that.

@@ -50,7 +50,8 @@ async fn create(
     // 0 = as many as the broker's configuration says.
     let created = admin.topic_create(&name, partitions.unwrap_or(0), &pairs).await;
     match created {
-        Ok(made) => {
+        Ok(()) => {
+            let made = describe(admin, server, topic).await?;
             let count = made.partitions.len();
             let partitions = if count == 1 { "1 partition".into() } else { format!("{count} partitions") };
             output.say(
@@ -79,7 +80,8 @@ async fn alter(
         return Err(Failure::Usage("nothing to change: give --partitions or a setting".into()));
     }
     let altered = admin.topic_alter(&name, partitions, &pairs).await;
-    let altered = altered.map_err(|error| with_topic_hint(failure(error, server), topic))?;
+    altered.map_err(|error| with_topic_hint(failure(error, server), topic))?;
+    let altered = describe(admin, server, topic).await?;
     output.say(&format!("altered {topic}"), &summary(&altered))
 }
 

@@ -1,10 +1,11 @@
 //! Metrics in the OpenMetrics text form. Owns their names: `martlet_` in front, base units, bounded labels (only
-//! `shard`). Counters of the log keep the names `wal` gives them.
+//! `shard`).
 
 use std::fmt;
 use std::sync::Arc;
 
 use martlet_node::{NodeStats, ShardStats};
+use martlet_wal::counters::LATENCY_BUCKETS_US;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -20,24 +21,54 @@ const COUNTERS: &[(&str, &str, ReadNumber)] = &[
     ("martlet_calls", "calls handled by the engine", |s| s.calls),
     ("martlet_mailbox_hops_in", "calls that came from another shard", |s| s.calls_from_shards),
     ("martlet_mailbox_hops_out", "calls sent to another shard", |s| s.calls_to_shards),
-    ("martlet_appends", "batches appended", |s| s.appends),
-    ("martlet_append_records", "records appended", |s| s.append_records),
-    ("martlet_append_bytes", "bytes of batch bodies appended", |s| s.append_bytes),
-    ("martlet_reads", "reads answered", |s| s.reads),
-    ("martlet_read_bytes", "bytes of frames read", |s| s.read_bytes),
-    ("martlet_refusals", "calls refused with a typed error", |s| s.refusals),
+    ("martlet_append_batches", "batches appended", |s| s.engine.batches),
+    ("martlet_append_records", "records appended", |s| s.engine.records),
+    ("martlet_append_bytes", "bytes of batch bodies appended", |s| s.engine.bytes),
+    ("martlet_append_duplicates", "retries answered without a second append", |s| s.engine.duplicates),
+    ("martlet_append_waits", "writes that had to wait for the log", |s| s.writes_waited),
+    ("martlet_reads", "reads sent to storage", |s| s.engine.reads),
+    ("martlet_read_waits", "reads that waited for records", |s| s.engine.waits),
+    ("martlet_read_bytes", "bytes of frames handed to readers", |s| s.read_bytes),
+    ("martlet_cursor_changes", "cursor changes", |s| s.engine.cursor_changes),
+    ("martlet_retention_trims", "partitions whose start retention moved", |s| s.engine.trims),
+    ("martlet_refusals", "calls refused with a typed error", |s| s.engine.refusals),
     ("martlet_connections_accepted", "connections accepted", |s| s.connections_accepted),
     ("martlet_connections_refused", "connections refused at a bound", |s| s.connections_refused),
-    ("martlet_executor_polls", "tasks polled", |s| s.executor_polls),
+    ("martlet_wal_frames", "frames logged; each body is copied once", |s| s.log.frames),
+    ("martlet_wal_frame_bytes", "bytes of frames logged", |s| s.log.frame_bytes),
+    ("martlet_wal_notes", "state records logged", |s| s.log.notes),
+    ("martlet_wal_flushes", "flushes of the ring", |s| s.log.flushes),
+    ("martlet_wal_flush_bytes", "bytes written to the ring, padding included", |s| s.log.flush_bytes),
+    ("martlet_wal_marks", "marks of an idle log", |s| s.log.marks),
+    ("martlet_wal_carried_bytes", "bytes of frames logged again", |s| s.log.carried_bytes),
+    ("martlet_wal_settled_bytes", "bytes written to segments", |s| s.log.settled_bytes),
+    ("martlet_wal_settled_runs", "runs written to segments", |s| s.log.settled_runs),
+    ("martlet_wal_checkpoints", "checkpoints", |s| s.log.checkpoints),
+    ("martlet_wal_checkpoint_bytes", "bytes of checkpoints", |s| s.log.checkpoint_bytes),
+    ("martlet_wal_cache_hits", "frames served from written buffers", |s| s.log.cache_hits),
+    ("martlet_wal_cache_misses", "frames or runs read from disk", |s| s.log.cache_misses),
+    ("martlet_wal_segments_freed", "segments deleted", |s| s.log.segments_freed),
+    ("martlet_wal_refused", "writes refused because the log was at a bound", |s| s.log.refused),
+    ("martlet_executor_turns", "turns of tasks", |s| s.executor.turns.iter().sum()),
+    ("martlet_executor_sleeps", "times the shard slept for events", |s| s.executor.sleeps),
+    ("martlet_executor_stalls", "turns longer than the threshold", |s| s.executor.stalls),
 ];
 
 const GAUGES: &[(&str, &str, ReadNumber)] = &[
     ("martlet_connections", "open connections", |s| s.connections),
     ("martlet_partitions", "partitions on this shard", |s| s.partitions),
-    ("martlet_appends_waiting", "appends that wait for the log to take them", |s| s.appends_waiting),
+    ("martlet_calls_open", "calls that are not answered", |s| s.calls_open),
+    ("martlet_append_waiting", "writes that wait for the log to take them", |s| s.writes_waiting),
     ("martlet_connection_memory_bytes", "bytes held by connections", |s| s.memory_used_bytes),
     ("martlet_connection_memory_max_bytes", "budget of connections", |s| s.memory_max_bytes),
     ("martlet_storage_fenced", "1 if this shard takes no writes", |s| u64::from(!s.fenced.is_empty())),
+    ("martlet_storage_full", "1 if the disk is full", |s| u64::from(s.disk_full)),
+    ("martlet_wal_ring_used_bytes", "bytes of the ring that may not be reused yet", |s| {
+        s.log.ring_used_bytes
+    }),
+    ("martlet_wal_ring_bytes", "bytes of the ring", |s| s.log.ring_bytes),
+    ("martlet_wal_staged_bytes", "bytes staged and not durable", |s| s.log.staged_bytes),
+    ("martlet_wal_tail_cache_bytes", "bytes kept for readers at the tail", |s| s.log.tail_cache_bytes),
 ];
 
 /// The whole text of one scrape.
@@ -74,7 +105,6 @@ impl Collector for Snapshot {
             gauge(&mut encoder, name, help, &values)?;
         }
         self.encode_busy(&mut encoder)?;
-        self.encode_log(&mut encoder)?;
         self.encode_sync_latency(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
@@ -94,32 +124,9 @@ impl Snapshot {
             MetricType::Counter,
         )?;
         for shard in &self.stats.shards {
-            let seconds = shard.executor_busy_us as f64 / 1e6;
+            let seconds = shard.executor.busy_ns.iter().sum::<u64>() as f64 / 1e9;
             let labels = [("shard", shard.shard.to_string())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&seconds, None)?;
-        }
-        Ok(())
-    }
-
-    /// The log's own counters: every name any shard has, in the order they come.
-    fn encode_log(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut names: Vec<&'static str> = Vec::new();
-        for (name, _) in self.stats.shards.iter().flat_map(|shard| &shard.log) {
-            if !names.contains(name) {
-                names.push(name);
-            }
-        }
-        for name in names {
-            let value = |shard: &ShardStats| {
-                let found = shard.log.iter().find(|(candidate, _)| *candidate == name);
-                (shard.shard.to_string(), found.map_or(0, |(_, value)| *value))
-            };
-            let values: Vec<(String, u64)> = self.stats.shards.iter().map(value).collect();
-            let help = name.replace('_', " ");
-            match name.strip_suffix("_total") {
-                Some(stem) => counter(encoder, &format!("martlet_wal_{stem}"), &help, &values)?,
-                None => gauge(encoder, &format!("martlet_wal_{name}"), &help, &values)?,
-            }
         }
         Ok(())
     }
@@ -133,15 +140,11 @@ impl Snapshot {
             MetricType::Histogram,
         )?;
         for shard in &self.stats.shards {
-            let mut buckets: Vec<(f64, u64)> =
-                shard.sync_latency_us.iter().map(|(upper, count)| (*upper as f64 / 1e6, *count)).collect();
-            let count = buckets.iter().map(|(_, count)| count).sum();
-            // The log keeps buckets only: the sum is that of their upper bounds.
-            let sum = buckets.iter().filter(|(upper, _)| *upper < 1e9).map(|(u, n)| u * *n as f64).sum();
-            match buckets.last_mut() {
-                Some(last) if last.0 >= 1e9 => last.0 = f64::INFINITY,
-                _ => buckets.push((f64::INFINITY, 0)),
-            }
+            let latency = &shard.log.flush_latency;
+            let bounds = LATENCY_BUCKETS_US.iter().map(|bound| *bound as f64 / 1e6);
+            let buckets: Vec<(f64, u64)> =
+                bounds.chain([f64::INFINITY]).zip(latency.counts.iter().copied()).collect();
+            let (sum, count) = (latency.sum_us as f64 / 1e6, latency.total());
             let labels = [("shard", shard.shard.to_string())];
             let mut metric = family.encode_family(&labels)?;
             metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
@@ -208,17 +211,27 @@ fn gauge(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use martlet_core::ShardId;
 
     use super::*;
 
     #[test]
     fn a_scrape_has_every_shard_and_the_histogram_adds_up() {
+        let mut flush_latency = martlet_wal::counters::LatencyBuckets::default();
+        for microseconds in [90, 95, 130, 9_000_000] {
+            flush_latency.record(Duration::from_micros(microseconds));
+        }
         let shard = |number: u16| ShardStats {
             shard: ShardId(number),
-            appends: 7 + u64::from(number),
-            log: vec![("flushes_total", 3), ("ring_used_bytes", 4096)],
-            sync_latency_us: vec![(100, 2), (200, 1), (u64::MAX, 1)],
+            calls: 7 + u64::from(number),
+            log: martlet_wal::Counters {
+                flushes: 3,
+                ring_used_bytes: 4096,
+                flush_latency,
+                ..Default::default()
+            },
             ..ShardStats::default()
         };
         let snapshot = Snapshot {
@@ -232,12 +245,12 @@ mod tests {
         let mut text = String::new();
         text::encode(&mut text, &registry).unwrap();
         for line in [
-            "martlet_appends_total{shard=\"0\"} 7",
-            "martlet_appends_total{shard=\"1\"} 8",
+            "martlet_calls_total{shard=\"0\"} 7",
+            "martlet_calls_total{shard=\"1\"} 8",
             "martlet_wal_flushes_total{shard=\"1\"} 3",
             "martlet_wal_ring_used_bytes{shard=\"0\"} 4096",
             "martlet_wal_flush_seconds_bucket{le=\"0.0001\",shard=\"0\"} 2",
-            "martlet_wal_flush_seconds_bucket{le=\"0.0002\",shard=\"0\"} 3",
+            "martlet_wal_flush_seconds_bucket{le=\"0.00015\",shard=\"0\"} 3",
             "martlet_wal_flush_seconds_bucket{le=\"+Inf\",shard=\"0\"} 4",
             "martlet_wal_flush_seconds_count{shard=\"0\"} 4",
             "martlet_ready 1",

@@ -8,6 +8,7 @@ use martlet_core::config::Settings;
 use martlet_core::limits::SHARDS_MAX;
 use martlet_net::{ConnectionLimits, ListenerConfig};
 use martlet_node::NodeConfig;
+use martlet_wal::config::StoreConfig;
 
 use super::shards;
 use crate::failure::Failure;
@@ -15,6 +16,11 @@ use crate::failure::Failure;
 /// Settings of topics, as `topic.` + name in the configuration.
 const TOPIC_SETTINGS: &[&str] =
     &["acks", "batch_bytes_max", "retention_bytes", "retention_time", "segment_bytes"];
+/// Less staging than this would make every flush small.
+const STAGING_BYTES_MIN: usize = 2 << 20;
+/// Bytes of runs that settle at a time: one run at least, and more than this only fills the disk's queue.
+const SETTLE_BYTES_MIN: usize = 1 << 20;
+const SETTLE_BYTES_MAX: usize = 8 << 20;
 /// Between the node port and the first shard port.
 const SHARD_PORT_DISTANCE: u16 = 10_000;
 
@@ -22,27 +28,66 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
     let cores = u64::try_from(shards::cores().len()).unwrap_or(1);
     let shards = settings.number("node.shards").unwrap_or(cores).min(u64::from(SHARDS_MAX));
     let shards = u16::try_from(shards).unwrap_or(SHARDS_MAX);
-    let per_shard = |bytes: u64| usize::try_from(bytes / u64::from(shards)).unwrap_or(usize::MAX);
     let mut config = NodeConfig::new(settings.text("data_dir"));
     config.node = NodeId(1);
     config.shards = shards;
     config.listeners = vec![native_listener(settings)?];
     config.drain = settings.duration("node.drain_wait").unwrap_or(Duration::from_secs(20));
-    let budget = settings.bytes("memory.budget_bytes");
-    let tail_cache = settings.bytes("memory.tail_cache_bytes");
+    config.geometry.file_bytes = settings.bytes("wal.file_bytes");
+    config.geometry.files = u32::try_from(number(settings, "wal.files")).unwrap_or(u32::MAX);
+    let memory = Memory::of_shard(settings, shards);
+    config.store = StoreConfig {
+        flush_bytes_max: usize::try_from(settings.bytes("wal.flush_bytes_max")).unwrap_or(usize::MAX),
+        staging_bytes_max: memory.staging,
+        tail_cache_bytes: memory.tail_cache,
+        read_cache_bytes: memory.read_cache,
+        settle_in_flight_bytes_max: memory.settle as u64,
+        segment_bytes: settings.bytes("topic.segment_bytes"),
+        ..StoreConfig::default()
+    };
     config.connections = ConnectionLimits {
         connections_max: number(settings, "native.connections_max"),
         handshake: settings.duration("native.hello_wait").unwrap_or(Duration::from_secs(10)),
         idle: settings.duration("native.idle_wait").unwrap_or(Duration::ZERO),
-        shard_memory_bytes: per_shard(budget.saturating_sub(tail_cache) / 2),
+        shard_memory_bytes: memory.connections,
         ..ConnectionLimits::default()
     };
-    let defaults = TOPIC_SETTINGS.iter().map(|name| {
-        let value = settings.value(&format!("topic.{name}"));
-        ((*name).to_owned(), value.to_string())
-    });
-    let _defaults: Vec<(String, String)> = defaults.collect();
+    let text = |key: &str| settings.value(key).to_string();
+    config.topic_defaults =
+        TOPIC_SETTINGS.iter().map(|name| ((*name).to_owned(), text(&format!("topic.{name}")))).collect();
+    config.topic_partitions_default = u32::try_from(number(settings, "topic.partitions")).unwrap_or(1);
+    config.facts = vec![
+        ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("data_dir".to_owned(), text("data_dir")),
+        ("topic.auto_create".to_owned(), text("topic.auto_create")),
+    ];
     Ok(config)
+}
+
+/// How one shard's part of the budget is shared out, in bytes. The parts add up to less than the whole: the rest is
+/// for indexes and tasks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Memory {
+    tail_cache: usize,
+    connections: usize,
+    staging: usize,
+    read_cache: usize,
+    settle: usize,
+}
+
+impl Memory {
+    fn of_shard(settings: &Settings, shards: u16) -> Memory {
+        let per_shard = |bytes: u64| usize::try_from(bytes / u64::from(shards)).unwrap_or(usize::MAX);
+        let tail_cache = per_shard(settings.bytes("memory.tail_cache_bytes"));
+        let rest = per_shard(settings.bytes("memory.budget_bytes")).saturating_sub(tail_cache);
+        Memory {
+            tail_cache,
+            connections: rest / 2,
+            staging: (rest / 8).max(STAGING_BYTES_MIN),
+            read_cache: rest / 8,
+            settle: (rest / 16).clamp(SETTLE_BYTES_MIN, SETTLE_BYTES_MAX),
+        }
+    }
 }
 
 fn native_listener(settings: &Settings) -> Result<ListenerConfig, Failure> {
@@ -104,6 +149,9 @@ mod tests {
         settings.apply_assignment("node.shards=3").unwrap();
         let config = from_settings(&settings).unwrap();
         assert_eq!(config.shards, 3);
-        assert!(config.connections.shard_memory_bytes > 0);
+        assert!(config.topic_defaults.contains(&("acks".into(), "durable".into())));
+        let memory = Memory::of_shard(&settings, 3);
+        let sum = memory.tail_cache + memory.connections + memory.staging + memory.read_cache + memory.settle;
+        assert!(sum * 3 <= 512 << 20, "the parts are within the budget: {memory:?}");
     }
 }

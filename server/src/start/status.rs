@@ -1,7 +1,7 @@
 //! The node's state as JSON, for `/status`. Owns the names of its fields, which programs read.
 
 use martlet_node::NodeStats;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::http::Facts;
 use super::process;
@@ -39,22 +39,33 @@ pub(crate) fn describe(facts: &Facts, stats: &NodeStats) -> Value {
 }
 
 fn shard(stats: &martlet_node::ShardStats) -> Value {
-    let log: Map<String, Value> =
-        stats.log.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    let log = &stats.log;
     json!({
         "shard": stats.shard.0,
         "driver": stats.driver,
         "fenced": stats.fenced,
+        "disk_full": stats.disk_full,
         "partitions": stats.partitions,
         "connections": stats.connections,
-        "appends": stats.appends,
-        "append_records": stats.append_records,
-        "append_bytes": stats.append_bytes,
-        "reads": stats.reads,
+        "calls_open": stats.calls_open,
+        "writes_waiting": stats.writes_waiting,
+        "batches": stats.engine.batches,
+        "records": stats.engine.records,
+        "bytes": stats.engine.bytes,
+        "reads": stats.engine.reads,
         "read_bytes": stats.read_bytes,
-        "refusals": stats.refusals,
-        "memory_used_bytes": stats.memory_used_bytes,
-        "memory_max_bytes": stats.memory_max_bytes,
-        "log": log,
+        "refusals": stats.engine.refusals,
+        "connection_memory_bytes": stats.memory_used_bytes,
+        "connection_memory_max_bytes": stats.memory_max_bytes,
+        "log": {
+            "flushes": log.flushes,
+            "flush_bytes": log.flush_bytes,
+            "settled_bytes": log.settled_bytes,
+            "carried_bytes": log.carried_bytes,
+            "checkpoints": log.checkpoints,
+            "ring_used_bytes": log.ring_used_bytes,
+            "ring_bytes": log.ring_bytes,
+            "staged_bytes": log.staged_bytes,
+        },
     })
 }
