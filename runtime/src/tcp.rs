@@ -1,20 +1,27 @@
 //! TCP: listeners, connections and their halves, with owned buffers. Must never interpret a byte.
 
+use std::cell::Cell;
+use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 
-use crate::driver::{Op, Outcome};
+use crate::driver::{Handle, Op, Outcome};
+use crate::executor::OpFuture;
 use crate::runtime::{OwnedHandle, Runtime};
 
 /// A listening socket.
-#[derive(Debug)]
 pub struct TcpListener {
     runtime: Runtime,
     handle: Rc<OwnedHandle>,
     local: SocketAddr,
+    /// The accept of a future that was dropped.
+    pending: Cell<Option<OpFuture>>,
 }
 
 impl TcpListener {
@@ -25,7 +32,8 @@ impl TcpListener {
     /// The operating system's: the address is taken or not of this machine.
     pub fn bind(runtime: &Runtime, address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
         let (handle, local) = runtime.inner().with_driver(|driver| driver.listen(address, shared))?;
-        Ok(TcpListener { runtime: runtime.clone(), handle: runtime.own(handle), local })
+        let handle = runtime.own(handle);
+        Ok(TcpListener { runtime: runtime.clone(), handle, local, pending: Cell::new(None) })
     }
 
     #[must_use]
@@ -33,28 +41,68 @@ impl TcpListener {
         self.local
     }
 
-    /// The next connection and where it comes from. Dropping the future may lose a connection that just came: it is
-    /// closed.
+    /// The next connection and where it comes from. Dropping the future loses no connection: the next call goes on
+    /// where it stopped.
     ///
     /// # Errors
     /// The operating system's; running out of descriptors is one that passes.
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         loop {
-            let op = Op::Accept { listener: self.handle.get() };
-            match self.runtime.submit(op, Some(&self.handle)).await {
-                Outcome::Accepted(Ok((handle, peer))) => {
+            let accepted = Accepting { listener: self, op: self.pending.take() }.await;
+            match accepted {
+                Ok((handle, peer)) => {
                     let handle = self.runtime.own(handle);
                     return Ok((TcpStream { runtime: self.runtime.clone(), handle }, peer));
                 }
                 // A peer that gave up while it was queued is no error of the listener.
-                Outcome::Accepted(Err(error))
+                Err(error)
                     if matches!(
                         error.kind(),
                         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
                     ) => {}
-                Outcome::Accepted(Err(error)) => return Err(error),
-                other => unreachable!("accept completed as {other:?}"),
+                Err(error) => return Err(error),
             }
+        }
+    }
+}
+
+impl fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TcpListener({})", self.local)
+    }
+}
+
+/// Waits for an accept, and leaves it with the listener when it is dropped. An accept that was cancelled while another
+/// waits may swallow the one wake-up that Linux gives for a connection (waiters of an accept are exclusive), and the
+/// other would not see it: so it is not cancelled but kept.
+struct Accepting<'a> {
+    listener: &'a TcpListener,
+    op: Option<OpFuture>,
+}
+
+impl Future for Accepting<'_> {
+    type Output = io::Result<(Handle, SocketAddr)>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let listener = self.listener;
+        let op = self.op.get_or_insert_with(|| {
+            let op = Op::Accept { listener: listener.handle.get() };
+            listener.runtime.submit(op, Some(&listener.handle))
+        });
+        let Poll::Ready(outcome) = Pin::new(op).poll(context) else { return Poll::Pending };
+        self.op = None;
+        match outcome {
+            Outcome::Accepted(result) => Poll::Ready(result),
+            other => unreachable!("accept completed as {other:?}"),
+        }
+    }
+}
+
+impl Drop for Accepting<'_> {
+    fn drop(&mut self) {
+        if let Some(op) = self.op.take() {
+            // With several tasks accepting at once, one operation is kept.
+            drop(self.listener.pending.replace(Some(op)));
         }
     }
 }

@@ -76,8 +76,7 @@ pub(crate) fn back_pressure(harness: &impl Harness) {
         }
         // Some give up on the way, and must not take a place with them.
         for _ in 0..20 {
-            let gave_up = rt.timeout(Duration::ZERO, sender.send(1_000_000)).await;
-            drop(gave_up);
+            let _gave_up = rt.timeout(Duration::ZERO, sender.send(1_000_000)).await;
         }
         for task in tasks {
             task.await.unwrap();

@@ -142,10 +142,16 @@ pub(crate) fn a_dropped_accept(harness: &impl Harness) {
         for _ in 0..20 {
             assert!(rt.timeout(Duration::ZERO, listener.accept()).await.is_err());
         }
-        // A dropped accept may have taken and closed a connection, but the listener goes on.
         let (client, server) = connection(&rt, &listener).await;
         send(&mut client.split().1, "z").await;
         assert_eq!(recv_exactly(&mut server.split().0, 1).await, "z");
+        // A connection that comes while nobody waits is there for the next who does.
+        assert!(rt.timeout(Duration::ZERO, listener.accept()).await.is_err());
+        let client = TcpStream::connect(&rt, listener.local_address()).await.unwrap();
+        rt.sleep(Duration::from_millis(1)).await;
+        send(&mut client.split().1, "y").await;
+        let (server, _peer) = listener.accept().await.unwrap();
+        assert_eq!(recv_exactly(&mut server.split().0, 1).await, "y");
     });
 }
 
