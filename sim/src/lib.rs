@@ -1,1 +1,6 @@
-//! Not yet built.
+//! Simulations of the product: tier 1, the pure models of log and shard; tier 2, whole brokers in a simulated world.
+//!
+//! Owns workloads, faults and judgement. Must never be needed by the product, and must never judge by what the product
+//! says about itself where it can judge by what the product did.
+
+pub mod tier2;

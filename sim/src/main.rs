@@ -1,0 +1,76 @@
+//! `martlet-sim tier2 --seeds 1..100`: runs seeds, prints the table of faults and every violation with its seed.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the program speaks to people on its console")]
+
+use std::ops::Range;
+use std::process::ExitCode;
+
+use martlet_sim::tier2::{self, Broker};
+
+const USAGE: &str =
+    "usage: martlet-sim tier2 [--seeds N | A..B] [--corruption] [--broker node|toy] [--jobs N]";
+
+struct Arguments {
+    seeds: Range<u64>,
+    corruption: bool,
+    broker: String,
+    jobs: usize,
+}
+
+fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut parsed = Arguments { seeds: 1..101, corruption: false, broker: "toy".to_owned(), jobs: 1 };
+    while let Some(word) = words.next() {
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+        match word.as_str() {
+            "--seeds" => parsed.seeds = seeds(&value()?)?,
+            "--corruption" => parsed.corruption = true,
+            "--broker" => parsed.broker = value()?,
+            "--jobs" => parsed.jobs = value()?.parse().map_err(|_| "--jobs needs a number".to_owned())?,
+            other => return Err(format!("unknown argument {other}")),
+        }
+    }
+    Ok(parsed)
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let number = |text: &str| text.parse::<u64>().map_err(|_| format!("`{text}` is no seed: use N or A..B"));
+    match text.split_once("..") {
+        Some((from, upto)) => Ok(number(from)?..number(upto)?),
+        None => number(text).map(|seed| seed..seed + 1),
+    }
+}
+
+fn broker(name: &str) -> Result<Box<dyn Broker + Sync>, String> {
+    match name {
+        "toy" => Ok(Box::new(tier2::toy::Toy::default())),
+        other => Err(format!("unknown broker `{other}`")),
+    }
+}
+
+fn tier2(words: impl Iterator<Item = String>) -> Result<bool, String> {
+    let arguments = arguments(words)?;
+    let broker = broker(&arguments.broker)?;
+    let corruption = arguments.corruption;
+    let summary = tier2::run_seeds(arguments.seeds, arguments.jobs, |seed| {
+        tier2::run_seed(broker.as_ref(), seed, corruption)
+    });
+    let flag = if corruption { " --corruption" } else { "" };
+    let command = format!("martlet-sim tier2 --broker {}{flag}", arguments.broker);
+    print!("{}", tier2::report(&summary, corruption, &command));
+    Ok(summary.failed.is_empty())
+}
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let result = match words.next().as_deref() {
+        Some("tier2") => tier2(words),
+        _ => Err(USAGE.to_owned()),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::from(2)
+        }
+    }
+}
