@@ -129,9 +129,9 @@ impl Admin {
     /// Connects, which a ping proves. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// `Unreachable` after the connect timeout, or why the broker refused the connection.
+    /// `Unreachable` after the start timeout, or why the broker refused the connection.
     pub async fn connect(config: ConnectConfig) -> Result<Admin, ClientError> {
-        let timeout = config.connect_timeout;
+        let timeout = config.start_timeout;
         let servers = config.servers.join(", ");
         let clock = SystemClock::new();
         let core = AdminCore::new(config)?;

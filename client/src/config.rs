@@ -12,7 +12,9 @@ pub struct ConnectConfig {
     pub servers: Vec<String>,
     /// Name shown in the broker's logs, at most 255 bytes.
     pub client_name: String,
-    /// A connection that is not ready after this is given up.
+    /// How long `connect` of a producer, consumer or administrator keeps trying. Later failures do not count here.
+    pub start_timeout: Duration,
+    /// A connection that is not ready after this is given up, and tried again.
     pub connect_timeout: Duration,
     /// A request that is not answered within this, beyond the wait it asked for, costs the connection.
     pub request_timeout: Duration,
@@ -34,7 +36,8 @@ impl ConnectConfig {
         ConnectConfig {
             servers: vec![server.into()],
             client_name: "martlet-client".into(),
-            connect_timeout: Duration::from_secs(10),
+            start_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),

@@ -120,9 +120,9 @@ impl Consumer {
     /// Connects and finds the topic; reading starts at once. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// `Unreachable` after the connect timeout, or the broker's refusal, for instance of an unknown topic.
+    /// `Unreachable` after the start timeout, or the broker's refusal, for instance of an unknown topic.
     pub async fn connect(topic: &str, config: ConsumerConfig) -> Result<Consumer, ClientError> {
-        let timeout = config.connect.connect_timeout;
+        let timeout = config.connect.start_timeout;
         let servers = config.connect.servers.join(", ");
         let clock = SystemClock::new();
         let core = ConsumerCore::new(topic, config)?;

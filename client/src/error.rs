@@ -24,7 +24,7 @@ pub enum ClientError {
     Protocol { detail: String },
     /// A record is larger than the topic or the client allows.
     #[error(
-        "the record needs {bytes} bytes, a batch takes at most {limit}: split it, or raise max_batch_bytes of the topic"
+        "the record needs {bytes} bytes, a batch takes at most {limit}: split it, or raise batch_bytes_max of the topic"
     )]
     RecordTooLarge { bytes: usize, limit: usize },
     #[error("partition {partition} does not exist, the topic has {partitions}")]
@@ -53,6 +53,14 @@ impl From<Refusal> for ClientError {
 }
 
 impl ClientError {
+    /// The reason alone, for use within another error's text.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            ClientError::Unreachable { detail } | ClientError::TimedOut { detail } => detail.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// The broker's code, if the broker refused.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {

@@ -88,9 +88,9 @@ impl Producer {
     /// Connects, finds the topic and opens a producer id. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// `Unreachable` after the connect timeout, or the broker's refusal, for instance of an unknown topic.
+    /// `Unreachable` after the start timeout, or the broker's refusal, for instance of an unknown topic.
     pub async fn connect(topic: &str, config: ProducerConfig) -> Result<Producer, ClientError> {
-        let timeout = config.connect.connect_timeout;
+        let timeout = config.connect.start_timeout;
         let servers = config.connect.servers.join(", ");
         let clock = SystemClock::new();
         let shared = Arc::new(Shared {

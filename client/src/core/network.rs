@@ -276,10 +276,6 @@ impl<T> Network<T> {
         self.links.get(&connection).map(|link| link.address.as_str())
     }
 
-    pub(crate) fn is_ready(&self, connection: ConnectionId) -> bool {
-        self.links.get(&connection).is_some_and(|link| link.phase == Phase::Ready)
-    }
-
     /// Whether the connection takes more; over its bound the machine waits until bytes were written.
     pub(crate) fn has_room(&self, connection: ConnectionId) -> bool {
         self.links.get(&connection).is_some_and(|link| link.unwritten < self.config.send_buffer_bytes)

@@ -95,7 +95,7 @@ impl Commits {
             self.open.iter().filter(|(_, open)| late(open)).map(|(commit, _)| *commit).collect();
         for commit in expired {
             self.open.remove(&commit);
-            let detail = problem.map_or_else(|| "the broker was busy".to_owned(), ToString::to_string);
+            let detail = problem.map_or_else(|| "the broker was busy".to_owned(), ClientError::reason);
             self.finished.push_back((commit, Err(ClientError::TimedOut { detail })));
         }
     }

@@ -348,7 +348,7 @@ impl<T> Lane<T> {
                 expired.extend(self.flights.pop_front().map(|flight| flight.settled(Err(problem.clone()))));
                 continue;
             }
-            let detail = problem.to_string();
+            let detail = problem.reason();
             self.broken_at = Some(0);
             self.stalled = true;
             while self.flights.front().is_some_and(|flight| flight.attempts > 0) {

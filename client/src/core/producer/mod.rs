@@ -168,7 +168,7 @@ impl<T: Default> ProducerCore<T> {
         if partitions == 0 || !identified {
             return;
         }
-        let limit = ["batch.bytes_max", "batch_bytes_max"].iter().find_map(|key| self.topology.setting(key));
+        let limit = self.topology.setting("batch_bytes_max");
         let limit = limit.and_then(|text| martlet_core::config::parse_bytes(text).ok());
         let limit = limit.and_then(|bytes| usize::try_from(bytes).ok());
         accumulator.set_topic(partitions, limit.unwrap_or(BATCH_BYTES_MAX_DEFAULT as usize));
@@ -423,7 +423,7 @@ fn is_temporary(code: ErrorCode) -> bool {
 }
 
 fn unsent(problem: Option<&ClientError>) -> ClientError {
-    let detail = problem.map_or_else(|| "the broker was busy".to_owned(), ToString::to_string);
+    let detail = problem.map_or_else(|| "the broker was busy".to_owned(), ClientError::reason);
     ClientError::Unreachable { detail }
 }
 
