@@ -38,7 +38,8 @@ impl RingRange {
         let mut frames = 1;
         for entry in entries {
             let near = entry.position >= end && entry.position - end <= RING_READ_GAP_BYTES_MAX;
-            let fits = entry.end_position() <= file_end && entry.end_position() - first.position <= bytes_max;
+            let fits = entry.end_position() <= file_end
+                && entry.end_position().saturating_sub(first.position) <= bytes_max;
             if !near || !fits {
                 break;
             }

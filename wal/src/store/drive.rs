@@ -116,7 +116,8 @@ impl Store {
 
     /// Stages a mark if the last flush is without proof and nothing else will prove it.
     fn stage_mark(&mut self) {
-        if self.fenced.is_none() && self.ring.is_quiet() && self.ring.needs_proof() {
+        let fits = self.ring.head_after(0) <= self.ring.freed_through() + self.shape.capacity();
+        if self.fenced.is_none() && fits && self.ring.is_quiet() && self.ring.needs_proof() {
             self.ring.stage(record::kind::MARK, &[&[]], false);
         }
     }
@@ -178,6 +179,7 @@ impl Store {
                 } else {
                     self.ballast = Ballast::Held;
                     self.disk_full = false;
+                    self.settler.retry();
                 }
             }
             _ => {}

@@ -24,11 +24,11 @@ pub(super) fn reader(shape: RingShape, config: &StoreConfig) -> Reader {
 }
 
 impl Store {
-    /// Bytes that may be logged again now: never more than half of the ring, nor more than is free behind what clients
-    /// may use.
+    /// Bytes that may be logged again now: never more than half of the ring, nor so many that marks and the padding of
+    /// flushes find no space: what cannot be flushed cannot be covered by a checkpoint either.
     fn carry_room(&self) -> u64 {
         let capacity = self.shape.capacity();
-        let free = capacity - self.ring.used();
+        let free = capacity.saturating_sub(self.ring.used()).saturating_sub(capacity / 32);
         let share = (capacity / 2).saturating_sub(self.logs.carried_bytes());
         let staging = self.config.staging_bytes_max.saturating_sub(self.ring.staged_bytes()) as u64;
         share.min(free / 2).min(staging)
