@@ -172,6 +172,8 @@ impl Start {
     fn engine_config(&self) -> EngineConfig {
         EngineConfig {
             random: u128::from(self.runtime.random()) << 64 | u128::from(self.runtime.random()),
+            topic_defaults: self.config.topic_defaults.clone(),
+            topic_partitions_default: self.config.topic_partitions_default,
             ..EngineConfig::new(self.shard, self.config.shards)
         }
     }
