@@ -14,6 +14,8 @@ mod drive;
 mod seams;
 
 #[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
 mod tests;
 
 use std::cell::Cell;

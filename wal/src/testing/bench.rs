@@ -44,6 +44,32 @@ pub fn recover(
     }
 }
 
+/// Runs at most `steps` requests of a recovery, then power is lost. `true` if it had ended by then.
+pub fn recover_and_crash(mut recovery: Recovery, disk: &mut ModelDisk, steps: u64, dice: &mut Dice) -> bool {
+    let mut under_way: Vec<UnderWay> = Vec::new();
+    let mut left = steps;
+    let ended = loop {
+        recovery.take_replay();
+        if recovery.take_finished().is_some() {
+            break true;
+        }
+        while let Some((id, request)) = recovery.poll_io() {
+            under_way.push((id, request, disk.submitted_at()));
+        }
+        if left == 0 || under_way.is_empty() {
+            break false;
+        }
+        left -= 1;
+        let at = dice.below(under_way.len() as u64) as usize;
+        let (id, request, submitted) = under_way.swap_remove(at);
+        let outcome = disk.execute(&request, submitted);
+        recovery.complete(id, outcome);
+    };
+    let half_done: Vec<IoRequest> = under_way.drain(..).map(|(_, request, _)| request).collect();
+    disk.crash(dice, &half_done);
+    ended
+}
+
 impl Bench {
     /// Opens or makes a log.
     ///

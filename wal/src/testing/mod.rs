@@ -6,7 +6,7 @@
 mod bench;
 mod disk;
 
-pub use bench::{Bench, recover};
+pub use bench::{Bench, recover, recover_and_crash};
 pub use disk::{FaultRule, ModelDisk, SECTOR_BYTES};
 
 /// A small deterministic source of random numbers (splitmix64).

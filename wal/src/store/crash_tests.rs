@@ -1,0 +1,424 @@
+//! Random work with crashes at any step of it, compared with a model: every record that was reported durable is there,
+//! in order and with its bytes; nothing else came to life; engine state is replayed from where its snapshot was taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use martlet_core::checksum::crc32c;
+use martlet_core::frame::{FrameHeader, format};
+use martlet_core::{Lsn, NodeId, Now, Offset, PartitionId, WalId};
+
+use super::WriteClass;
+use crate::config::{Geometry, StoreConfig};
+use crate::read::{ReadEnd, ReadStart};
+use crate::recovery::{NewWal, Recovery, ReplayItem};
+use crate::testing::{Bench, Dice, ModelDisk, recover_and_crash};
+
+const WAL: WalId = WalId(0x77);
+const PARTITIONS: u64 = 6;
+
+fn new_wal() -> NewWal {
+    let geometry = Geometry { file_bytes: 32 * 1024, files: 5, block_bytes: 4096 };
+    NewWal { wal: WAL, cluster: 1, node: NodeId(1), shard: 0, shards: 1, geometry }
+}
+
+fn config() -> StoreConfig {
+    StoreConfig {
+        flush_bytes_max: 16 * 1024,
+        staging_bytes_max: 48 * 1024,
+        tail_cache_bytes: 16 * 1024,
+        read_cache_bytes: 16 * 1024,
+        settle_run_bytes_min: 3 * 1024,
+        settle_job_bytes_max: 8 * 1024,
+        settle_in_flight_bytes_max: 16 * 1024,
+        segment_bytes: 24 * 1024,
+        ballast_bytes: 16 * 1024,
+        ..StoreConfig::default()
+    }
+}
+
+/// A frame that was staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Appended {
+    partition: PartitionId,
+    base: Offset,
+    end: Offset,
+    length: usize,
+    /// Never used twice: tells a frame from one that was lost and had the same offsets.
+    salt: u64,
+    lsn: Lsn,
+}
+
+#[derive(Clone, Debug, Default)]
+struct PartitionModel {
+    frames: Vec<Appended>,
+    /// Log starts that were asked for, with their records.
+    trims: Vec<(Offset, Lsn)>,
+    dropped: Option<Lsn>,
+}
+
+/// What should be in the log.
+#[derive(Debug, Default)]
+struct Model {
+    partitions: BTreeMap<PartitionId, PartitionModel>,
+    /// All frames and notes since the beginning, as numbers, in the order of the log.
+    frames_logged: u64,
+    frame_lsns: Vec<Lsn>,
+    note_lsns: Vec<Lsn>,
+    notes_logged: u64,
+    salt: u64,
+    next_partition: u64,
+}
+
+fn body(salt: u64, length: usize) -> Bytes {
+    let mut dice = Dice::new(salt.wrapping_mul(0x9e37));
+    Bytes::from((0..length).map(|_| dice.roll() as u8).collect::<Vec<u8>>())
+}
+
+/// What the processes of one seed did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    crashes: u64,
+    checkpoints: u64,
+    settled_runs: u64,
+    carried_bytes: u64,
+    flush_bytes: u64,
+    torn: u64,
+}
+
+impl Done {
+    fn add(&mut self, other: Done) {
+        self.crashes += other.crashes;
+        self.checkpoints += other.checkpoints;
+        self.settled_runs += other.settled_runs;
+        self.carried_bytes += other.carried_bytes;
+        self.flush_bytes += other.flush_bytes;
+        self.torn += other.torn;
+    }
+}
+
+struct World {
+    config: StoreConfig,
+    bench: Bench,
+    model: Model,
+    dice: Dice,
+    done: Done,
+}
+
+impl World {
+    fn new(seed: u64, config: StoreConfig) -> World {
+        let mut dice = Dice::new(seed);
+        let mut disk = ModelDisk::new();
+        // Making a log may be interrupted at any step as well.
+        while dice.once_in(4) {
+            let steps = dice.below(30);
+            if recover_and_crash(Recovery::create(new_wal(), config), &mut disk, steps, &mut dice) {
+                break;
+            }
+        }
+        let open = Recovery::open(WAL, None, config);
+        let bench = match Bench::start(open, disk, Now::default()) {
+            Ok(bench) => bench,
+            Err(_) => Bench::start(Recovery::create(new_wal(), config), ModelDisk::new(), Now::default()).unwrap(),
+        };
+        let next_partition = 1;
+        World { config, bench, model: Model { next_partition, ..Model::default() }, dice, done: Done::default() }
+    }
+
+    fn pick(&mut self) -> PartitionId {
+        let open = self.bench.store.partitions();
+        if (open.len() as u64) < PARTITIONS {
+            let partition = PartitionId(self.model.next_partition);
+            self.model.next_partition += 1;
+            self.bench.store.open_partition(partition);
+            self.model.partitions.insert(partition, PartitionModel::default());
+            return partition;
+        }
+        open[self.dice.below(open.len() as u64) as usize]
+    }
+
+    fn append(&mut self) {
+        let partition = self.pick();
+        let length = match self.dice.below(8) {
+            0 => self.dice.below(9000) as usize,
+            _ => self.dice.below(900) as usize,
+        };
+        if self.bench.store.admit(partition, length, WriteClass::Records).is_err() {
+            return;
+        }
+        let extent = self.bench.store.open_partition(partition);
+        let span = 1 + self.dice.below(4) as u32;
+        self.model.salt += 1;
+        let salt = self.model.salt;
+        let body = body(salt, length);
+        let header = FrameHeader {
+            format: format::NATIVE,
+            epoch: extent.epoch,
+            partition: partition.0,
+            base_offset: extent.next_offset,
+            offset_span: span,
+            record_count: span,
+            timestamp_max: extent.next_offset as i64,
+            producer: self.model.frames_logged,
+            transaction: salt,
+            base_sequence: -1,
+            body_length: length as u32,
+            body_crc: crc32c(&body),
+            ..FrameHeader::default()
+        };
+        let lsn = self.bench.store.append(&header, &body);
+        self.model.frames_logged += 1;
+        self.model.frame_lsns.push(lsn);
+        let (base, end) = (extent.next_offset, header.end_offset());
+        let log = self.model.partitions.get_mut(&partition).unwrap();
+        log.frames.push(Appended { partition, base, end, length, salt, lsn });
+    }
+
+    fn note(&mut self) {
+        if self.bench.store.admit(PartitionId(0), 64, WriteClass::Reserve).is_ok() {
+            let lsn = self.bench.store.note(3, &self.model.notes_logged.to_le_bytes());
+            self.model.notes_logged += 1;
+            self.model.note_lsns.push(lsn);
+        }
+    }
+
+    fn trim(&mut self) {
+        let partition = self.pick();
+        if self.bench.store.admit(partition, 64, WriteClass::Reserve).is_ok() {
+            let extent = self.bench.store.extent(partition).unwrap();
+            let width = extent.next_offset - extent.log_start;
+            let start = extent.log_start + self.dice.below(width + 1);
+            let lsn = self.bench.store.trim(partition, start);
+            self.model.partitions.get_mut(&partition).unwrap().trims.push((start, lsn));
+        }
+    }
+
+    fn drop_partition(&mut self) {
+        let partition = self.pick();
+        if self.bench.store.admit(partition, 64, WriteClass::Reserve).is_ok() {
+            let lsn = self.bench.store.drop_partition(partition);
+            self.model.partitions.get_mut(&partition).unwrap().dropped = Some(lsn);
+        }
+    }
+
+    fn snapshot(&self) -> Vec<u8> {
+        [self.model.frames_logged.to_le_bytes(), self.model.notes_logged.to_le_bytes()].concat()
+    }
+
+    fn step(&mut self) {
+        match self.dice.below(100) {
+            0..35 => self.append(),
+            35..40 => self.note(),
+            40..42 => self.trim(),
+            42 if self.dice.once_in(8) => self.drop_partition(),
+            43 if self.dice.once_in(5) => self.crash(),
+            44 => {
+                let ms = self.dice.below(30);
+                self.bench.pass(ms);
+            }
+            45 if self.dice.once_in(10) => self.bench.settle_down(),
+            46 if self.dice.once_in(4) => self.check_reads(),
+            _ => {
+                let mut dice = self.dice.clone();
+                self.bench.complete_one(&mut dice);
+                self.dice = dice;
+            }
+        }
+        if self.bench.store.checkpoint_wanted() || self.dice.once_in(400) {
+            let snapshot = self.snapshot();
+            self.bench.store.provide_checkpoint(snapshot);
+        }
+    }
+
+    /// Ends this process somehow, starts the next, and compares.
+    fn crash(&mut self) {
+        let counters = self.bench.store.counters();
+        self.done.add(Done {
+            crashes: 1,
+            checkpoints: counters.checkpoints,
+            settled_runs: counters.settled_runs,
+            carried_bytes: counters.carried_bytes,
+            flush_bytes: counters.flush_bytes,
+            torn: u64::from(self.bench.report.torn),
+        });
+        let durable = self.bench.store.durable();
+        let snapshot = self.snapshot();
+        let placeholder = Bench::start(Recovery::create(new_wal(), self.config), ModelDisk::new(), Now::default());
+        let bench = std::mem::replace(&mut self.bench, placeholder.unwrap());
+        let mut clean = false;
+        let mut disk = match self.dice.below(4) {
+            0 => bench.kill(&mut self.dice),
+            1 => {
+                clean = true;
+                bench.close(snapshot)
+            }
+            _ => bench.crash(&mut self.dice),
+        };
+        while self.dice.once_in(3) {
+            let steps = self.dice.below(40);
+            recover_and_crash(Recovery::open(WAL, None, self.config), &mut disk, steps, &mut self.dice);
+        }
+        self.bench = Bench::start(Recovery::open(WAL, None, self.config), disk, Now::default()).unwrap();
+        let acknowledged = if clean { Lsn(u64::MAX) } else { durable };
+        assert_eq!(self.bench.report.damage, vec![], "nothing was damaged");
+        assert_eq!(self.bench.report.holes, vec![], "nothing is missing");
+        self.compare_replay(acknowledged);
+        self.compare_partitions(acknowledged);
+        self.check_reads();
+    }
+
+    /// Snapshot and replay together are a prefix of what was staged that holds all that was acknowledged.
+    fn compare_replay(&mut self, acknowledged: Lsn) {
+        let (mut frames, mut notes) = (0u64, 0u64);
+        for (index, item) in self.bench.replay.iter().enumerate() {
+            match item {
+                ReplayItem::Snapshot(snapshot) => {
+                    assert_eq!(index, 0);
+                    if !snapshot.is_empty() {
+                        frames = u64::from_le_bytes(snapshot[..8].try_into().unwrap());
+                        notes = u64::from_le_bytes(snapshot[8..].try_into().unwrap());
+                    }
+                }
+                ReplayItem::Frame(header, _) => {
+                    assert_eq!(header.producer, frames, "frames are replayed in order from the snapshot on");
+                    frames += 1;
+                }
+                ReplayItem::Note(kind, payload) => {
+                    assert_eq!((*kind, &payload[..]), (3, &notes.to_le_bytes()[..]));
+                    notes += 1;
+                }
+            }
+        }
+        assert!(frames <= self.model.frames_logged && notes <= self.model.notes_logged);
+        let is_acknowledged = |lsn: &Lsn| *lsn <= acknowledged;
+        let acked_frames = self.model.frame_lsns.iter().filter(|lsn| is_acknowledged(lsn)).count() as u64;
+        let acked_notes = self.model.note_lsns.iter().filter(|lsn| is_acknowledged(lsn)).count() as u64;
+        assert!(frames >= acked_frames, "{frames} frames of {acked_frames} acknowledged");
+        assert!(notes >= acked_notes, "{notes} notes of {acked_notes} acknowledged");
+        // What is there now counts as acknowledged from now on.
+        self.model.frames_logged = frames;
+        self.model.notes_logged = notes;
+        self.model.frame_lsns = vec![Lsn(0); frames as usize];
+        self.model.note_lsns = vec![Lsn(0); notes as usize];
+    }
+
+    fn compare_partitions(&mut self, acknowledged: Lsn) {
+        let open: BTreeSet<PartitionId> = self.bench.store.partitions().into_iter().collect();
+        for (partition, log) in std::mem::take(&mut self.model.partitions) {
+            let must_be_gone = log.dropped.is_some_and(|lsn| lsn <= acknowledged);
+            let Some(extent) = self.bench.store.extent(partition).filter(|_| open.contains(&partition)) else {
+                let has_acknowledged = log.frames.iter().any(|frame| frame.lsn <= acknowledged);
+                assert!(log.dropped.is_some() || !has_acknowledged, "{partition} is lost");
+                continue;
+            };
+            assert!(!must_be_gone, "{partition} came back");
+            let kept: Vec<Appended> =
+                log.frames.iter().filter(|frame| frame.end <= extent.next_offset).copied().collect();
+            let end = kept.last().map_or(0, |frame| frame.end);
+            assert_eq!(end, extent.next_offset, "{partition} ends at a frame");
+            let acked_end = log.frames.iter().filter(|frame| frame.lsn <= acknowledged).map(|frame| frame.end).max();
+            assert!(acked_end.unwrap_or(0) <= end, "{partition} lost {acked_end:?} of {end}");
+            let floor = log.trims.iter().filter(|(_, lsn)| *lsn <= acknowledged).map(|(start, _)| *start).max();
+            assert!(extent.log_start >= floor.unwrap_or(0));
+            let known = extent.log_start == 0 || log.trims.iter().any(|(start, _)| *start == extent.log_start);
+            assert!(known, "{partition} starts at {}", extent.log_start);
+            let frames = kept.into_iter().map(|frame| Appended { lsn: Lsn(0), ..frame }).collect();
+            let trims = vec![(extent.log_start, Lsn(0))];
+            self.model.partitions.insert(partition, PartitionModel { frames, trims, dropped: None });
+        }
+        for partition in open {
+            assert!(self.model.partitions.contains_key(&partition), "{partition} was never opened");
+        }
+    }
+
+    /// Reads everything that is durable and compares it with the model.
+    fn check_reads(&mut self) {
+        self.bench.settle_down();
+        for partition in self.bench.store.partitions() {
+            let extent = self.bench.store.extent(partition).unwrap();
+            let log = &self.model.partitions[&partition];
+            let expected: Vec<Appended> =
+                log.frames.iter().filter(|frame| frame.end > extent.log_start).copied().collect();
+            let mut at = extent.log_start;
+            let mut seen = Vec::new();
+            while at < extent.next_offset {
+                for frame in read(&mut self.bench, partition, at, extent.next_offset) {
+                    let header = FrameHeader::decode(&frame.0).unwrap();
+                    at = header.end_offset();
+                    seen.push((header.base_offset, header.transaction, frame.1));
+                }
+            }
+            let expected: Vec<(Offset, u64, Bytes)> =
+                expected.iter().map(|frame| (frame.base, frame.salt, body(frame.salt, frame.length))).collect();
+            assert_eq!(seen, expected, "{partition}");
+        }
+    }
+}
+
+fn read(bench: &mut Bench, partition: PartitionId, from: Offset, upto: Offset) -> Vec<(Bytes, Bytes)> {
+    let end = match bench.store.read(partition, from, upto, 4096) {
+        ReadStart::Ended(end) => end,
+        ReadStart::Pending(id) => {
+            bench.settle_down();
+            let finished = bench.store.take_finished_reads();
+            finished.into_iter().find(|(found, _)| *found == id).unwrap().1
+        }
+    };
+    match end {
+        ReadEnd::Frames(frames) if !frames.is_empty() => {
+            frames.into_iter().map(|frame| (frame.header, frame.body)).collect()
+        }
+        other => panic!("reading {partition} from {from} to {upto}: {other:?}"),
+    }
+}
+
+fn run(seed: u64, steps: u64, config: StoreConfig) -> World {
+    let mut world = World::new(seed, config);
+    for _ in 0..steps {
+        world.step();
+    }
+    world.crash();
+    world
+}
+
+/// Seeds of one run: `MARTLET_WAL_SEEDS=from..to` for more.
+fn seeds() -> std::ops::Range<u64> {
+    let given = std::env::var("MARTLET_WAL_SEEDS").ok();
+    let range = given.as_deref().and_then(|text| text.split_once(".."));
+    range.map_or(0..60, |(from, to)| from.parse().unwrap()..to.parse().unwrap())
+}
+
+#[test]
+fn acknowledged_records_survive_crashes_at_any_step() {
+    let mut done = Done::default();
+    for seed in seeds() {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, 3000, config()).done)) {
+            Ok(one) => done.add(one),
+            Err(_) => panic!("seed {seed} failed"),
+        }
+    }
+    println!("{done:?}");
+    assert!(done.crashes > 200 && done.checkpoints > 200 && done.torn > 20, "{done:?}");
+    assert!(done.settled_runs > 500 && done.carried_bytes > 100_000, "{done:?}");
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn planted_bugs_are_caught() {
+    use crate::config::PlantedBugs;
+    let none = PlantedBugs::default();
+    let planted = [
+        PlantedBugs { skip_sync: true, ..none },
+        PlantedBugs { ack_before_flush: true, ..none },
+        PlantedBugs { reuse_ring_early: true, ..none },
+        PlantedBugs { skip_directory_sync: true, ..none },
+        PlantedBugs { settle_overwrites: true, ..none },
+    ];
+    for bug in planted {
+        let config = StoreConfig { planted: bug, ..config() };
+        let caught = (0..200).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, 3000, config))).is_err());
+        println!("{bug:?}: caught by seed {caught:?}");
+        assert!(caught.is_some(), "{bug:?} was not caught");
+    }
+}
