@@ -85,3 +85,67 @@ pub fn check_frames(bytes: &[u8]) {
     }
     assert!(used <= bytes.len(), "frames lie within their bytes");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use martlet_core::checksum::crc32c;
+    use proptest::prelude::*;
+
+    fn frames(bodies: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for (index, body) in bodies.iter().enumerate() {
+            let header = FrameHeader {
+                base_offset: index as u64,
+                offset_span: 1,
+                body_length: body.len() as u32,
+                body_crc: crc32c(body),
+                ..FrameHeader::default()
+            };
+            bytes.extend_from_slice(&header.encode());
+            bytes.extend_from_slice(body);
+        }
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..100), 0..10),
+        ) {
+            let bytes = frames(&bodies);
+            let mut read = Vec::new();
+            for frame in Frames::new(&bytes) {
+                let frame = frame.unwrap();
+                prop_assert!(frame.check_body().is_ok());
+                prop_assert_eq!(frame.header.base_offset.to_native(), read.len() as u64);
+                read.push(frame.body.to_vec());
+            }
+            prop_assert_eq!(read, bodies);
+        }
+
+        #[test]
+        fn damage_is_found_and_never_panics(
+            bodies in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..100), 1..5),
+            at: prop::sample::Index,
+            mask in 1u8..,
+        ) {
+            let mut bytes = frames(&bodies);
+            let at = at.index(bytes.len());
+            bytes[at] ^= mask;
+            check_frames(&bytes);
+            let sound = |frame: Result<FrameView<'_>, _>| frame.is_ok_and(|frame| frame.check_body().is_ok());
+            prop_assert!(!Frames::new(&bytes).all(sound), "a flipped byte was not found");
+        }
+    }
+
+    #[test]
+    fn a_cut_frame_ends_the_walk() {
+        let bytes = frames(&[vec![1; 10], vec![2; 10]]);
+        let mut walk = Frames::new(&bytes[..bytes.len() - 1]);
+        assert!(walk.next().unwrap().is_ok());
+        let error = walk.next().unwrap().unwrap_err();
+        assert_eq!(error, FrameError::BodyLength { found: 9, expected: 10 });
+        assert!(walk.next().is_none());
+    }
+}

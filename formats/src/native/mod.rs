@@ -20,6 +20,9 @@ mod header;
 mod reader;
 mod varint;
 
+#[cfg(test)]
+mod tests;
+
 pub use builder::{BatchBuilder, BatchFull, BuiltBatch, Header, Record};
 pub use codec::Codec;
 pub use header::{BATCH_HEADER_BYTES, BatchHeader, check_append};
