@@ -293,10 +293,14 @@ impl<T: Default> ProducerCore<T> {
         if !self.needs_identity() || !described || idle || self.open_at > now.instant {
             return;
         }
-        if let Route::Ready(connection) = self.topology.any_server(&mut self.network, now) {
-            self.opening = true;
-            let call = RequestCall::ProducerOpen;
-            self.network.send(connection, call, Bytes::new(), ProducerTag::Open, Duration::ZERO, now);
+        match self.topology.any_server(&mut self.network, now) {
+            Route::Ready(connection) => {
+                self.opening = true;
+                let call = RequestCall::ProducerOpen;
+                self.network.send(connection, call, Bytes::new(), ProducerTag::Open, Duration::ZERO, now);
+            }
+            Route::Pending => {}
+            Route::Backoff(until) => self.open_at = until,
         }
     }
 
