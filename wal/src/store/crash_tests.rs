@@ -9,8 +9,9 @@ use martlet_core::checksum::crc32c;
 use martlet_core::frame::{FrameHeader, format};
 use martlet_core::{Lsn, NodeId, Now, Offset, PartitionId, WalId};
 
-use super::WriteClass;
+use super::{StorageState, WriteClass};
 use crate::config::{Geometry, StoreConfig};
+use crate::io::{FileId, IoFault, IoRequest};
 use crate::read::{ReadEnd, ReadStart};
 use crate::recovery::{NewWal, Recovery, ReplayItem};
 use crate::testing::{Bench, Dice, ModelDisk, recover_and_crash};
@@ -85,6 +86,7 @@ struct Done {
     carried_bytes: u64,
     flush_bytes: u64,
     torn: u64,
+    fenced: u64,
 }
 
 impl Done {
@@ -95,12 +97,15 @@ impl Done {
         self.carried_bytes += other.carried_bytes;
         self.flush_bytes += other.flush_bytes;
         self.torn += other.torn;
+        self.fenced += other.fenced;
     }
 }
 
 struct World {
     config: StoreConfig,
     bench: Bench,
+    /// Writes and syncs may fail.
+    faults: bool,
     model: Model,
     dice: Dice,
     done: Done,
@@ -120,10 +125,19 @@ impl World {
         let open = Recovery::open(WAL, None, config);
         let bench = match Bench::start(open, disk, Now::default()) {
             Ok(bench) => bench,
-            Err(_) => Bench::start(Recovery::create(new_wal(), config), ModelDisk::new(), Now::default()).unwrap(),
+            Err(_) => {
+                Bench::start(Recovery::create(new_wal(), config), ModelDisk::new(), Now::default()).unwrap()
+            }
         };
         let next_partition = 1;
-        World { config, bench, model: Model { next_partition, ..Model::default() }, dice, done: Done::default() }
+        World {
+            config,
+            bench,
+            faults: false,
+            model: Model { next_partition, ..Model::default() },
+            dice,
+            done: Done::default(),
+        }
     }
 
     fn pick(&mut self) -> PartitionId {
@@ -217,8 +231,10 @@ impl World {
                 let ms = self.dice.below(30);
                 self.bench.pass(ms);
             }
+            _ if matches!(self.bench.store.state(), StorageState::Fenced(_)) => self.crash(),
             45 if self.dice.once_in(10) => self.bench.settle_down(),
             46 if self.dice.once_in(4) => self.check_reads(),
+            47 if self.faults && self.dice.once_in(20) => self.inject(),
             _ => {
                 let mut dice = self.dice.clone();
                 self.bench.complete_one(&mut dice);
@@ -231,11 +247,34 @@ impl World {
         }
     }
 
+    /// The next write or sync of some kind of file fails, once.
+    fn inject(&mut self) {
+        let kind = self.dice.below(4);
+        let mut left = 1;
+        self.bench.disk.faults = Some(Box::new(move |request| {
+            let file = match request {
+                IoRequest::Write { file, .. } | IoRequest::Sync { file } => *file,
+                IoRequest::SyncDirectory { .. } | IoRequest::Create { .. } if kind == 3 => {
+                    return (std::mem::take(&mut left) > 0).then_some(IoFault::Other(5));
+                }
+                _ => return None,
+            };
+            let meant = match file {
+                FileId::Ring(..) => kind == 0,
+                FileId::Checkpoint(..) => kind == 1,
+                FileId::Segment(_) => kind == 2,
+                _ => false,
+            };
+            (meant && std::mem::take(&mut left) > 0).then_some(IoFault::Other(5))
+        }));
+    }
+
     /// Ends this process somehow, starts the next, and compares.
     fn crash(&mut self) {
         let counters = self.bench.store.counters();
         self.done.add(Done {
             crashes: 1,
+            fenced: u64::from(matches!(self.bench.store.state(), StorageState::Fenced(_))),
             checkpoints: counters.checkpoints,
             settled_runs: counters.settled_runs,
             carried_bytes: counters.carried_bytes,
@@ -244,12 +283,16 @@ impl World {
         });
         let durable = self.bench.store.durable();
         let snapshot = self.snapshot();
-        let placeholder = Bench::start(Recovery::create(new_wal(), self.config), ModelDisk::new(), Now::default());
+        let placeholder =
+            Bench::start(Recovery::create(new_wal(), self.config), ModelDisk::new(), Now::default());
         let bench = std::mem::replace(&mut self.bench, placeholder.unwrap());
         let mut clean = false;
+        let mut bench = bench;
+        bench.disk.faults = None;
+        let fenced = bench.store.state() != StorageState::Open;
         let mut disk = match self.dice.below(4) {
             0 => bench.kill(&mut self.dice),
-            1 => {
+            1 if !fenced => {
                 clean = true;
                 bench.close(snapshot)
             }
@@ -307,7 +350,8 @@ impl World {
         let open: BTreeSet<PartitionId> = self.bench.store.partitions().into_iter().collect();
         for (partition, log) in std::mem::take(&mut self.model.partitions) {
             let must_be_gone = log.dropped.is_some_and(|lsn| lsn <= acknowledged);
-            let Some(extent) = self.bench.store.extent(partition).filter(|_| open.contains(&partition)) else {
+            let Some(extent) = self.bench.store.extent(partition).filter(|_| open.contains(&partition))
+            else {
                 let has_acknowledged = log.frames.iter().any(|frame| frame.lsn <= acknowledged);
                 assert!(log.dropped.is_some() || !has_acknowledged, "{partition} is lost");
                 continue;
@@ -317,11 +361,14 @@ impl World {
                 log.frames.iter().filter(|frame| frame.end <= extent.next_offset).copied().collect();
             let end = kept.last().map_or(0, |frame| frame.end);
             assert_eq!(end, extent.next_offset, "{partition} ends at a frame");
-            let acked_end = log.frames.iter().filter(|frame| frame.lsn <= acknowledged).map(|frame| frame.end).max();
+            let acked_end =
+                log.frames.iter().filter(|frame| frame.lsn <= acknowledged).map(|frame| frame.end).max();
             assert!(acked_end.unwrap_or(0) <= end, "{partition} lost {acked_end:?} of {end}");
-            let floor = log.trims.iter().filter(|(_, lsn)| *lsn <= acknowledged).map(|(start, _)| *start).max();
+            let floor =
+                log.trims.iter().filter(|(_, lsn)| *lsn <= acknowledged).map(|(start, _)| *start).max();
             assert!(extent.log_start >= floor.unwrap_or(0));
-            let known = extent.log_start == 0 || log.trims.iter().any(|(start, _)| *start == extent.log_start);
+            let known =
+                extent.log_start == 0 || log.trims.iter().any(|(start, _)| *start == extent.log_start);
             assert!(known, "{partition} starts at {}", extent.log_start);
             let frames = kept.into_iter().map(|frame| Appended { lsn: Lsn(0), ..frame }).collect();
             let trims = vec![(extent.log_start, Lsn(0))];
@@ -349,8 +396,10 @@ impl World {
                     seen.push((header.base_offset, header.transaction, frame.1));
                 }
             }
-            let expected: Vec<(Offset, u64, Bytes)> =
-                expected.iter().map(|frame| (frame.base, frame.salt, body(frame.salt, frame.length))).collect();
+            let expected: Vec<(Offset, u64, Bytes)> = expected
+                .iter()
+                .map(|frame| (frame.base, frame.salt, body(frame.salt, frame.length)))
+                .collect();
             assert_eq!(seen, expected, "{partition}");
         }
     }
@@ -373,8 +422,9 @@ fn read(bench: &mut Bench, partition: PartitionId, from: Offset, upto: Offset) -
     }
 }
 
-fn run(seed: u64, steps: u64, config: StoreConfig) -> World {
+fn run(seed: u64, steps: u64, config: StoreConfig, faults: bool) -> World {
     let mut world = World::new(seed, config);
+    world.faults = faults;
     for _ in 0..steps {
         world.step();
     }
@@ -393,14 +443,14 @@ fn seeds() -> std::ops::Range<u64> {
 fn acknowledged_records_survive_crashes_at_any_step() {
     let mut done = Done::default();
     for seed in seeds() {
-        match catch_unwind(AssertUnwindSafe(|| run(seed, 3000, config()).done)) {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, 3000, config(), seed % 3 == 0).done)) {
             Ok(one) => done.add(one),
             Err(_) => panic!("seed {seed} failed"),
         }
     }
     println!("{done:?}");
     assert!(done.crashes > 200 && done.checkpoints > 200 && done.torn > 20, "{done:?}");
-    assert!(done.settled_runs > 500 && done.carried_bytes > 100_000, "{done:?}");
+    assert!(done.settled_runs > 500 && done.carried_bytes > 100_000 && done.fenced > 10, "{done:?}");
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -417,8 +467,128 @@ fn planted_bugs_are_caught() {
     ];
     for bug in planted {
         let config = StoreConfig { planted: bug, ..config() };
-        let caught = (0..200).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, 3000, config))).is_err());
+        let caught =
+            (0..200).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, 3000, config, false))).is_err());
         println!("{bug:?}: caught by seed {caught:?}");
         assert!(caught.is_some(), "{bug:?} was not caught");
     }
+    let config = StoreConfig { planted: PlantedBugs { skip_checksum: true, ..none }, ..config() };
+    let caught = (0..20).find(|seed| catch_unwind(AssertUnwindSafe(|| rot(*seed, 100, config))).is_err());
+    assert!(caught.is_some(), "skip_checksum was not caught");
+}
+
+impl World {
+    /// Every frame that is served is right; those that are not lie in reported holes. Returns bytes that are missing.
+    fn compare_damaged(&self, bench: &mut Bench) -> usize {
+        let mut missing = 0;
+        for (partition, log) in &self.model.partitions {
+            let Some(extent) = bench.store.extent(*partition) else {
+                assert!(log.dropped.is_some() || log.frames.is_empty(), "{partition} is lost");
+                continue;
+            };
+            let end = log.frames.last().map_or(0, |frame| frame.end);
+            assert!(
+                extent.next_offset >= end,
+                "{partition}: offsets from {} on would be used twice",
+                extent.next_offset
+            );
+            let by_base: BTreeMap<Offset, &Appended> =
+                log.frames.iter().map(|frame| (frame.base, frame)).collect();
+            let mut served = BTreeSet::new();
+            let mut at = extent.log_start;
+            while at < extent.next_offset {
+                match read_any(bench, *partition, at, extent.next_offset) {
+                    Ok(frames) => {
+                        for (header, bytes) in frames {
+                            let header = FrameHeader::decode(&header).unwrap();
+                            let known = by_base[&header.base_offset];
+                            assert_eq!((known.salt, header.end_offset()), (header.transaction, known.end));
+                            assert_eq!(bytes, body(known.salt, known.length), "{partition} {}", known.base);
+                            served.insert(known.base);
+                            at = known.end;
+                        }
+                    }
+                    Err(next) => {
+                        assert!(next > at, "a hole leads on");
+                        at = next;
+                    }
+                }
+            }
+            let floor = log.trims.iter().map(|(start, _)| *start).max().unwrap_or(0);
+            let lost = log.frames.iter().filter(|frame| frame.end > floor && !served.contains(&frame.base));
+            missing += lost.map(|frame| 128 + frame.length).sum::<usize>();
+        }
+        missing
+    }
+}
+
+/// Frames, or the end of a hole.
+type Served = Result<Vec<(Bytes, Bytes)>, Offset>;
+
+fn read_any(bench: &mut Bench, partition: PartitionId, from: Offset, upto: Offset) -> Served {
+    let end = match bench.store.read(partition, from, upto, 4096) {
+        ReadStart::Ended(end) => end,
+        ReadStart::Pending(id) => {
+            bench.settle_down();
+            let finished = bench.store.take_finished_reads();
+            finished.into_iter().find(|(found, _)| *found == id).unwrap().1
+        }
+    };
+    match end {
+        ReadEnd::Frames(frames) => {
+            assert!(!frames.is_empty());
+            Ok(frames.into_iter().map(|frame| (frame.header, frame.body)).collect())
+        }
+        ReadEnd::Hole { next_offset } => Err(next_offset),
+        other @ ReadEnd::OutOfRange { .. } => panic!("reading {partition} from {from} to {upto}: {other:?}"),
+    }
+}
+
+/// Flips one byte somewhere in the files of a proven log and opens it again; as often as asked for.
+fn rot(seed: u64, flips: u64, config: StoreConfig) -> (u64, u64) {
+    let mut world = World::new(seed, config);
+    for _ in 0..1500 {
+        world.step();
+    }
+    world.bench.settle_down();
+    world.bench.pass(20);
+    world.bench.settle_down();
+    let mut dice = Dice::new(seed ^ 0xdead);
+    let files: Vec<(FileId, u64)> = world.bench.disk.files().filter(|(_, length)| *length > 0).collect();
+    let (mut reported, mut silent) = (0, 0);
+    for _ in 0..flips {
+        let mut disk = world.bench.disk.snapshot();
+        let (file, length) = files[dice.below(files.len() as u64) as usize];
+        // Half of the flips hit the first bytes of a block, where headers are.
+        let at = match dice.below(2) {
+            0 => dice.below(length),
+            _ => (dice.below(length) / 4096 * 4096 + dice.below(300)).min(length - 1),
+        };
+        disk.flip(file, at, 1 << dice.below(8));
+        let context = format!("seed {seed}: byte {at} of {file:?}");
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let mut bench = Bench::start(Recovery::open(WAL, None, config), disk, Now::default()).unwrap();
+            let missing = world.compare_damaged(&mut bench);
+            assert!(missing <= 40 * 1024, "{missing} bytes are missing");
+            missing
+        }));
+        match ended {
+            Ok(0) => silent += 1,
+            Ok(_) => reported += 1,
+            Err(_) => panic!("{context}"),
+        }
+    }
+    (reported, silent)
+}
+
+#[test]
+fn rot_is_reported_and_never_served() {
+    let (mut reported, mut silent) = (0, 0);
+    for seed in seeds().take(20) {
+        let (more, none) = rot(seed, 100, config());
+        reported += more;
+        silent += none;
+    }
+    println!("{reported} flips made holes, {silent} hit nothing that is needed");
+    assert!(reported > 100);
 }

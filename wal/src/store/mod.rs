@@ -11,6 +11,7 @@
 mod admission;
 mod checkpointing;
 mod drive;
+mod moving;
 mod seams;
 
 #[cfg(test)]
@@ -71,6 +72,8 @@ pub struct Store {
     /// When an idle log proves its last flush.
     mark_at: Option<Instant>,
     closing: bool,
+    /// Whatever is in the ring is settled now, however little: the partitions move to other logs.
+    settle_all: bool,
 }
 
 /// The space that settling can fall back on.
@@ -115,6 +118,7 @@ impl Store {
             ballast: if ballast { Ballast::Held } else { Ballast::Gone(Instant(0)) },
             mark_at: None,
             closing: false,
+            settle_all: false,
             config,
             superblock,
             shape,

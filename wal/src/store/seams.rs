@@ -36,10 +36,11 @@ impl Store {
 
     fn ring_view(&self) -> RingView {
         let behind = self.shape.capacity() / SETTLE_BEHIND_OF * SETTLE_BEHIND;
+        let needed_below = if self.settle_all { u64::MAX } else { self.ring.head().saturating_sub(behind) };
         RingView {
-            needed_below: self.ring.head().saturating_sub(behind),
+            needed_below,
             durable: self.ring.durable_through(),
-            carry_room: self.carry_room(),
+            carry_room: if self.settle_all { 0 } else { self.carry_room() },
             after: self.ring.staged(),
         }
     }
