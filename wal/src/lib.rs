@@ -11,6 +11,7 @@ pub mod layout;
 pub mod pump;
 pub mod read;
 pub mod recovery;
+pub mod rehome;
 mod ring;
 mod script;
 pub mod settle;

@@ -155,6 +155,15 @@ impl PartitionLogs {
         self.retiring.push_back(Retiring::Partition { partition, after });
     }
 
+    /// Forgets a partition and leaves its files alone: another log holds them.
+    pub fn forget(&mut self, partition: PartitionId) {
+        let Some(mut log) = self.logs.remove(&partition) else { return };
+        if let Some(age) = log.age.take() {
+            self.by_age.remove(&(age, partition));
+        }
+        self.carried_bytes -= log.drain_unsettled(Offset::MAX);
+    }
+
     fn retire(&mut self, names: Vec<SegmentName>, after: Lsn) {
         for name in names {
             let is_it =

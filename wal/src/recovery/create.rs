@@ -39,7 +39,7 @@ impl NewWal {
 }
 
 /// A request that must succeed.
-pub(super) async fn must(io: &ScriptIo, file: FileId, request: IoRequest) -> Result<(), RecoveryError> {
+pub(crate) async fn must(io: &ScriptIo, file: FileId, request: IoRequest) -> Result<(), RecoveryError> {
     match io.request(request).await {
         IoOutcome::Failed(fault) => Err(RecoveryError::Io { file, fault }),
         _ => Ok(()),
@@ -47,6 +47,17 @@ pub(super) async fn must(io: &ScriptIo, file: FileId, request: IoRequest) -> Res
 }
 
 pub(super) async fn create(io: &ScriptIo, new: &NewWal, config: &StoreConfig) -> Result<(), RecoveryError> {
+    create_with(io, new, config, |generation| empty_checkpoint(new.wal, generation)).await
+}
+
+/// Makes a WAL that starts from a given checkpoint, once for each slot. It exists when its superblock does: that comes
+/// last.
+pub(crate) async fn create_with(
+    io: &ScriptIo,
+    new: &NewWal,
+    config: &StoreConfig,
+    checkpoint: impl Fn(u64) -> Checkpoint,
+) -> Result<(), RecoveryError> {
     let superblock = new.superblock();
     superblock.check()?;
     let block = u64::from(superblock.block_bytes);
@@ -55,7 +66,7 @@ pub(super) async fn create(io: &ScriptIo, new: &NewWal, config: &StoreConfig) ->
     for generation in 0..2u64 {
         let file = FileId::Checkpoint(new.wal, generation as u8);
         must(io, file, IoRequest::Create { file, length: 16 * block, zeroed: true }).await?;
-        let data = empty_checkpoint(new.wal, generation).encode(superblock.block_bytes as usize);
+        let data = checkpoint(generation).encode(superblock.block_bytes as usize);
         must(io, file, IoRequest::Write { file, offset: 0, data, sync: true }).await?;
     }
     take_ballast(io, new.wal, config).await?;
@@ -85,7 +96,8 @@ pub(super) async fn take_ballast(
     }
 }
 
-fn empty_checkpoint(wal: WalId, generation: u64) -> Checkpoint {
+/// The checkpoint of a WAL without records.
+pub(crate) fn empty_checkpoint(wal: WalId, generation: u64) -> Checkpoint {
     Checkpoint {
         wal,
         generation,

@@ -6,8 +6,8 @@
 //! flush, which nothing proves yet, is written again in place and synced.
 
 mod apply;
-mod create;
-mod open;
+pub(crate) mod create;
+pub(crate) mod open;
 mod parse;
 mod reader;
 mod scan;
@@ -163,10 +163,15 @@ impl Recovery {
     }
 }
 
+/// What was replayed and not yet taken.
 #[derive(Clone, Debug, Default)]
-struct Replay(Rc<RefCell<Vec<ReplayItem>>>);
+pub(crate) struct Replay(Rc<RefCell<Vec<ReplayItem>>>);
 
 impl Replay {
+    pub(crate) fn take(&self) -> Vec<ReplayItem> {
+        std::mem::take(&mut *self.0.borrow_mut())
+    }
+
     fn push(&self, item: ReplayItem) {
         self.0.borrow_mut().push(item);
     }

@@ -33,7 +33,7 @@ struct Last {
     bytes: bytes::Bytes,
 }
 
-pub(super) async fn open(
+pub(crate) async fn open(
     io: ScriptIo,
     wal: WalId,
     placement: Option<(u16, u16)>,

@@ -1,0 +1,1 @@
+//! Moving partitions with a crash at every step.
