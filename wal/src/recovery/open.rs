@@ -254,8 +254,12 @@ async fn ring_files(
     if let FileId::Ring(_, index) = file
         && !ready[index as usize]
     {
-        must(io, file, IoRequest::Create { file, length: shape.file_bytes, zeroed: true }).await?;
-        ready[index as usize] = true;
+        match io.request(IoRequest::Create { file, length: shape.file_bytes, zeroed: true }).await {
+            // The store opens all the same and refuses records until there is space.
+            IoOutcome::Failed(IoFault::Full) => {}
+            IoOutcome::Failed(fault) => return Err(RecoveryError::Io { file, fault }),
+            _ => ready[index as usize] = true,
+        }
     }
     if !planted!(config, skip_directory_sync) {
         must(io, file, IoRequest::SyncDirectory { directory: DirectoryId::Wal(shape.wal) }).await?;

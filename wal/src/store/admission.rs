@@ -88,12 +88,15 @@ impl Store {
                 "the ring is full until older records are settled: slow down and retry",
             ));
         }
-        if head > self.files.ready_until(self.ring.durable_through()) {
-            return Err(if self.files.is_full() {
-                full()
-            } else {
-                Refusal::new(ErrorCode::Overloaded, "the next file of the ring is being prepared: retry")
-            });
+        let ready_until = self.files.ready_until(self.ring.durable_through());
+        if self.files.is_full() && head.saturating_add(kept) > ready_until && class == WriteClass::Records {
+            return Err(full());
+        }
+        if head > ready_until {
+            return Err(Refusal::new(
+                ErrorCode::Overloaded,
+                "the next file of the ring is being prepared: retry",
+            ));
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use martlet_core::Instant;
 
 use super::{StorageState, Store};
-use crate::config::planted;
 use crate::io::{FileId, IoFault, IoId, IoOutcome, IoRequest};
 use crate::layout::checkpoint::{Checkpoint, RingStart};
 
@@ -55,12 +54,11 @@ pub(crate) struct Checkpointing {
     step: Step,
     /// What is being written, for a retry on a full disk.
     writing: Option<Box<Checkpoint>>,
-    finished: u64,
 }
 
 impl Checkpointing {
     pub(crate) fn new(slots: Slots) -> Checkpointing {
-        Checkpointing { slots, step: Step::Idle, writing: None, finished: 0 }
+        Checkpointing { slots, step: Step::Idle, writing: None }
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -74,9 +72,9 @@ impl Checkpointing {
         }
     }
 
-    /// Checkpoints written in this process.
-    pub(crate) fn finished(&self) -> u64 {
-        self.finished
+    /// Whether a checkpoint waits for space on a full disk.
+    pub(crate) fn is_paused(&self) -> bool {
+        matches!(self.step, Step::Paused { .. })
     }
 
     /// Ring position below which neither slot needs anything.
@@ -126,10 +124,12 @@ impl Store {
             retired_segments,
             retired_partitions,
         }));
-        if planted!(self.config, reuse_ring_early) {
-            #[cfg(feature = "planted-bugs")]
-            self.ring.free_early(ring_start.position);
-        }
+    }
+
+    /// A planted defect: space is free as soon as nothing in memory needs it.
+    #[cfg(feature = "planted-bugs")]
+    pub(super) fn free_early(&mut self) {
+        self.ring.free_early(self.needed_from());
     }
 
     pub(super) fn poll_checkpoint(&mut self, now: Instant) -> Option<(IoId, IoRequest)> {
@@ -204,7 +204,6 @@ impl Checkpointing {
         self.slots.starts[(self.slots.generation % 2) as usize] = ring_start;
         self.step = Step::Idle;
         self.writing = None;
-        self.finished += 1;
     }
 
     fn pause(&mut self, until: Instant) {

@@ -24,6 +24,10 @@ impl Store {
         if self.fenced.is_some() {
             return self.poll_reads();
         }
+        #[cfg(feature = "planted-bugs")]
+        if self.config.planted.reuse_ring_early {
+            self.free_early();
+        }
         self.poll_ring(now.instant)
             .or_else(|| self.poll_files(now.instant))
             .or_else(|| self.poll_checkpoint(now.instant))
@@ -129,7 +133,7 @@ impl Store {
         self.provide_checkpoint(engine_snapshot);
     }
 
-    /// Whether [`Store::close`] is through, or cannot go on because the log is fenced.
+    /// Whether [`Store::close`] is through, or cannot go on because the log is fenced or the disk is full.
     pub fn is_closed(&mut self) -> bool {
         if self.fenced.is_some() {
             return true;
@@ -137,7 +141,8 @@ impl Store {
         if self.closing {
             self.stage_mark();
         }
-        self.closing && self.ring.is_quiet() && self.checkpointing.is_idle()
+        let ended = self.checkpointing.is_idle() || self.checkpointing.is_paused();
+        self.closing && self.ring.is_quiet() && ended
     }
 
     /// A segment or checkpoint met a full disk: the ballast makes room, records of clients are refused.
