@@ -15,6 +15,35 @@ use crate::driver::{SystemClock, drive};
 use crate::{ClientError, ConsumedRecord, ConsumerConfig, StartAt};
 
 /// Reads one topic. Dropping it ends its task and its connections.
+///
+/// ```
+/// use martlet_client::{Consumer, ConsumerConfig, StartAt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use martlet_client::{Producer, ProducerConfig, Record};
+/// # let broker = martlet_client_support::FakeBroker::start(1).await?;
+/// # let server = broker.address();
+/// # broker.with_model(|model| model.create("orders", 1));
+/// # let producer = Producer::connect("orders", ProducerConfig::new(&server)).await?;
+/// # producer.send_nowait(Record::value(b"two books")).await?;
+/// # producer.close().await?;
+/// let config = ConsumerConfig {
+///     start: StartAt::Cursor,
+///     cursor: Some("billing".into()),
+///     ..ConsumerConfig::new(&server)
+/// };
+/// let mut consumer = Consumer::connect("orders", config).await?;
+/// if let Some(delivery) = consumer.next().await? {
+///     for record in delivery.records() {
+///         println!("{} {:?}", record.offset, record.value);
+///     }
+///     // What was handled needs not be read again, by this process or the next.
+///     consumer.commit().await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Consumer {
     shared: Arc<Shared>,
