@@ -233,7 +233,8 @@ fn every_step_of_a_move_may_be_the_last() {
         let mut truth = Truth::default();
         let disk = serve(first_disk(2), 2, &mut truth, &mut dice);
         let disk = serve(disk, 2, &mut truth, &mut dice);
-        for crash_at in 0.. {
+        let mut crash_at = 0;
+        loop {
             let mut copy = disk.snapshot();
             let mut next_id = 1_000;
             let mut budget = crash_at;
@@ -249,6 +250,7 @@ fn every_step_of_a_move_may_be_the_last() {
                 }
             }
             verify(copy, shards, &truth);
+            crash_at += 1 + dice.below(6);
             if finished {
                 assert!(crash_at > 30, "{crash_at} steps");
                 break;
