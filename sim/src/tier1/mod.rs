@@ -1,0 +1,168 @@
+//! Tier 1: shards without executor. Engines and logs, which are both pure, on a disk that is a value; many small
+//! seeds, each a few lives long.
+//!
+//! Owns its disk, its clients and its checker. Must never use a clock, a thread's timing or a hash order: a seed is
+//! the whole of its world.
+
+mod body;
+mod checker;
+mod clients;
+mod dice;
+mod disk;
+mod plan;
+#[cfg(feature = "planted-bugs")]
+mod planted;
+mod seat;
+mod table;
+mod verify;
+mod world;
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+#[cfg(feature = "planted-bugs")]
+pub use planted::planted;
+
+use table::Table;
+use world::{Outcome, World};
+
+/// A seed that broke a promise.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub seed: u64,
+    pub what: String,
+}
+
+/// What many seeds did together.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    pub seeds: u64,
+    pub events: u64,
+    pub acknowledged: u64,
+    pub lives: u64,
+    pub laps_max: u64,
+    /// The first ones found, lowest seed first.
+    pub failures: Vec<Failure>,
+    table: Table,
+}
+
+impl Summary {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.events += outcome.events;
+        self.acknowledged += outcome.acknowledged;
+        self.lives += outcome.lives;
+        self.laps_max = self.laps_max.max(outcome.laps);
+        self.table.add(&outcome.table);
+    }
+
+    fn merge(&mut self, other: Summary) {
+        self.seeds += other.seeds;
+        self.events += other.events;
+        self.acknowledged += other.acknowledged;
+        self.lives += other.lives;
+        self.laps_max = self.laps_max.max(other.laps_max);
+        self.table.add(&other.table);
+        self.failures.extend(other.failures);
+    }
+
+    /// Cells of the table that were possible and not met.
+    #[must_use]
+    pub fn empty_cells(&self) -> Vec<String> {
+        self.table.empty()
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut text = format!(
+            "tier 1: {} seeds, {} lives, {} events, {} acknowledged batches, at most {} laps of a ring\n{}",
+            self.seeds,
+            self.lives,
+            self.events,
+            self.acknowledged,
+            self.laps_max,
+            self.table.show()
+        );
+        for failure in &self.failures {
+            text.push_str(&format!("\nseed {} FAILED: {}", failure.seed, failure.what));
+        }
+        text
+    }
+}
+
+/// Runs one seed. A panic is a failure too.
+fn run_seed(seed: u64) -> Result<Outcome, Failure> {
+    run_world(seed, || World::new(seed))
+}
+
+fn run_world(seed: u64, make: impl FnOnce() -> World) -> Result<Outcome, Failure> {
+    let caught = catch_unwind(AssertUnwindSafe(|| make().run()));
+    let what = match caught {
+        Ok(Ok(outcome)) => return Ok(outcome),
+        Ok(Err(what)) => what,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            format!("panic: {}", text.unwrap_or_default())
+        }
+    };
+    Err(Failure { seed, what })
+}
+
+/// Runs seeds on as many threads as there are cores, until one has failed `failures_max` times.
+#[must_use]
+pub fn run(seeds: Range<u64>, failures_max: usize, progress: &(dyn Fn(u64) + Sync)) -> Summary {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = AtomicU64::new(seeds.start);
+    let is_enough = AtomicBool::new(false);
+    let total = Mutex::new(Summary::default());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut own = Summary::default();
+                while !is_enough.load(Ordering::Relaxed) {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        break;
+                    }
+                    match run_seed(seed) {
+                        Ok(outcome) => own.add(&outcome),
+                        Err(failure) => own.failures.push(failure),
+                    }
+                    if own.failures.len() >= failures_max.max(1) {
+                        is_enough.store(true, Ordering::Relaxed);
+                    }
+                    if seed.is_multiple_of(10_000) {
+                        progress(seed);
+                    }
+                }
+                if let Ok(mut total) = total.lock() {
+                    total.merge(own);
+                }
+            });
+        }
+    });
+    let mut summary = total.into_inner().unwrap_or_default();
+    summary.failures.sort_by_key(|failure| failure.seed);
+    summary
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_thousand_seeds_keep_every_promise() {
+        let summary = super::run(0..1_000, 1, &|_| {});
+        assert!(summary.failures.is_empty(), "{}", summary.report());
+    }
+
+    #[test]
+    fn a_seed_is_the_whole_of_its_world() {
+        for seed in 0..20 {
+            let (a, b) = (super::run_seed(seed), super::run_seed(seed));
+            assert_eq!(format!("{a:?}"), format!("{b:?}"));
+        }
+    }
+}

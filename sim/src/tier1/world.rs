@@ -1,0 +1,564 @@
+//! One seed: shards on a disk, clients, faults, lives. Owns the order of events, which follows from the seed alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use martlet_core::{Instant, NodeId, Now, Offset, PartitionId, ShardId, WalId, WallTime};
+use martlet_shard::api::{Answer, Call, CallContext, CallToken, Reply};
+use martlet_shard::{AllowAll, Engine, EngineConfig};
+use martlet_wal::io::IoRequest;
+use martlet_wal::read::{ReadEnd, ReadStart};
+use martlet_wal::{Geometry, NewWal, Recovery, RecoveryError, ReplayItem, StorageState, Store, StoreConfig};
+
+use super::checker::{Checker, Verdict};
+use super::clients::{Clients, Job};
+use super::dice::Dice;
+use super::disk::{Disk, place_of};
+use super::plan::{Kind, Plan};
+use super::seat::{Reading, Seat, StoreLog, UnderWay};
+use super::table::{Fault, Place, Table};
+
+/// Requests a read of everything may take before it is called stuck.
+const TURNS_MAX: usize = 20_000;
+
+/// How a life ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Power,
+    Killed,
+    Stopped,
+}
+
+/// What a seed did.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) table: Table,
+    pub(crate) events: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) lives: u64,
+    /// Highest number of ring laps.
+    pub(crate) laps: u64,
+}
+
+/// One seed.
+pub(crate) struct World {
+    pub(crate) dice: Dice,
+    pub(crate) plan: Plan,
+    pub(crate) disk: Disk,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) wals: Vec<Option<WalId>>,
+    pub(crate) now: Now,
+    pub(crate) step: u64,
+    pub(crate) checker: Checker,
+    pub(crate) clients: Clients,
+    pub(crate) jobs: BTreeMap<CallToken, Job>,
+    pub(crate) next_token: u64,
+    pub(crate) outcome: Outcome,
+    /// The medium was damaged and a log could not be opened: nothing more to do.
+    pub(crate) is_over: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> World {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::draw(&mut dice);
+        World::with(dice, plan)
+    }
+
+    pub(crate) fn with(dice: Dice, plan: Plan) -> World {
+        let disk = Disk { is_tracking: plan.kind.is_medium(), ..Disk::default() };
+        World {
+            dice,
+            disk,
+            wals: vec![None; usize::from(plan.shards)],
+            plan,
+            seats: Vec::new(),
+            now: Now { instant: Instant(1), wall: WallTime(1_700_000_000_000) },
+            step: 0,
+            checker: Checker::default(),
+            clients: Clients::default(),
+            jobs: BTreeMap::new(),
+            next_token: 0,
+            outcome: Outcome::default(),
+            is_over: false,
+        }
+    }
+
+    /// Lives the seed to its end.
+    pub(crate) fn run(mut self) -> Result<Outcome, String> {
+        let lives = 2 + self.dice.below(3);
+        for life in 0..lives {
+            self.outcome.lives += 1;
+            self.start()?;
+            if self.is_over {
+                break;
+            }
+            let steps = 40 + self.dice.below(self.plan.steps);
+            self.plan.arm(&mut self.disk, &mut self.dice, life);
+            for _ in 0..steps {
+                self.turn()?;
+            }
+            self.end()?;
+        }
+        if !self.is_over {
+            self.disk.capacity = None;
+            self.disk.eio = None;
+            self.start()?;
+        }
+        self.outcome.table = std::mem::take(&mut self.disk.table);
+        self.outcome.events = self.step;
+        Ok(self.outcome)
+    }
+
+    fn store_config(&self) -> StoreConfig {
+        StoreConfig {
+            flush_bytes_max: 8 * 1024,
+            staging_bytes_max: 24 * 1024,
+            tail_cache_bytes: self.plan.tail_cache_bytes,
+            read_cache_bytes: self.plan.tail_cache_bytes,
+            settle_run_bytes_min: 2048,
+            settle_job_bytes_max: 16 * 1024,
+            settle_in_flight_bytes_max: 32 * 1024,
+            segment_bytes: self.plan.segment_bytes,
+            ballast_bytes: 16 * 1024,
+            mark_after: Duration::from_millis(10),
+            full_retry_after: Duration::from_millis(50),
+            #[cfg(feature = "planted-bugs")]
+            planted: self.plan.planted_store,
+        }
+    }
+
+    fn engine_config(&self, shard: usize) -> EngineConfig {
+        let shard = ShardId(u16::try_from(shard).unwrap_or(0));
+        EngineConfig {
+            random: 77,
+            pending_bytes_max: 64 * 1024,
+            retention_interval: Duration::from_millis(200),
+            metadata_log_bytes_max: 2000,
+            #[cfg(feature = "planted-bugs")]
+            planted: self.plan.planted_engine,
+            ..EngineConfig::new(shard, self.plan.shards)
+        }
+    }
+
+    /// Recovers every log, perhaps after being interrupted at it, and reads everything.
+    fn start(&mut self) -> Verdict {
+        if self.dice.once_in(6) && self.plan.kind == Kind::Crash {
+            let budget = self.dice.below(40);
+            self.recover_all(Some(budget))?;
+            self.crash_requests(Vec::new(), true);
+        }
+        self.recover_all(None)?;
+        if self.is_over {
+            return Ok(());
+        }
+        self.settle_down()?;
+        self.verify()
+    }
+
+    /// Opens the logs. With a budget, power fails after so many requests.
+    fn recover_all(&mut self, mut budget: Option<u64>) -> Verdict {
+        self.seats.clear();
+        for shard in 0..self.wals.len() {
+            let mut tries = 0;
+            let (store, engine) = loop {
+                match self.recover(shard, &mut budget) {
+                    Ok(Some(found)) => break found,
+                    Ok(None) => {
+                        self.seats.clear();
+                        return Ok(());
+                    }
+                    Err(error) if self.may_fail(&error, tries) => tries += 1,
+                    Err(error) if self.plan.kind.is_medium() && !self.disk.damage.is_empty() => {
+                        // Said clearly, before anything was served.
+                        let _ = error;
+                        self.is_over = true;
+                        return Ok(());
+                    }
+                    Err(error) => return Err(format!("shard {shard} cannot start: {error}")),
+                }
+            };
+            let (under_way, reading) = (Vec::new(), BTreeMap::new());
+            self.seats.push(Seat { store, engine, under_way, reading, inbox: Vec::new() });
+        }
+        Ok(())
+    }
+
+    /// Faults that pass: the next try is without them.
+    fn may_fail(&mut self, error: &RecoveryError, tries: u32) -> bool {
+        let is_io = matches!(error, RecoveryError::Io { .. });
+        let has_fault = self.plan.kind == Kind::Eio || self.plan.kind == Kind::Full;
+        if is_io && has_fault && tries < 3 {
+            self.disk.eio = None;
+            self.disk.capacity = None;
+            return true;
+        }
+        false
+    }
+
+    fn recover(
+        &mut self,
+        shard: usize,
+        budget: &mut Option<u64>,
+    ) -> Result<Option<(Store, Engine)>, RecoveryError> {
+        let config = self.store_config();
+        let (index, shards) = (u16::try_from(shard).unwrap_or(0), self.plan.shards);
+        let mut recovery = match self.wals[shard] {
+            Some(wal) => Recovery::open(wal, Some((index, shards)), config),
+            None => {
+                let geometry = Geometry {
+                    file_bytes: self.plan.ring_file_bytes,
+                    files: self.plan.ring_files,
+                    block_bytes: 4096,
+                };
+                let wal = WalId(u128::from(self.dice.roll()) << 8 | shard as u128);
+                let new = NewWal { wal, cluster: 1, node: NodeId(1), shard: index, shards, geometry };
+                Recovery::create(new, config)
+            }
+        };
+        let mut engine = Engine::new(self.engine_config(shard), Box::new(AllowAll));
+        let mut turns = 0;
+        loop {
+            for item in recovery.take_replay() {
+                match item {
+                    ReplayItem::Snapshot(bytes) if bytes.is_empty() => {}
+                    ReplayItem::Snapshot(bytes) => {
+                        let recovered = engine.recover(&bytes);
+                        assert!(recovered.is_ok(), "a snapshot that passed its checksum is read: {recovered:?}");
+                    }
+                    ReplayItem::Frame(header, body) => engine.replay_frame(&header, &body),
+                    ReplayItem::Note(kind, payload) => engine.replay_note(kind, &payload),
+                }
+            }
+            if let Some(finished) = recovery.take_finished() {
+                let (store, report) = finished?;
+                self.wals[shard] = Some(store.wal());
+                if !report.damage.is_empty() || !report.holes.is_empty() {
+                    self.checker.is_state_loose |= self.plan.kind.is_medium();
+                }
+                return Ok(Some((store, engine)));
+            }
+            let mut batch = Vec::new();
+            while let Some((id, request)) = recovery.poll_io() {
+                batch.push((id, request, self.disk.version()));
+            }
+            for (id, request, submitted) in batch {
+                if let Some(left) = budget {
+                    if *left == 0 {
+                        self.crash_requests(vec![request], true);
+                        return Ok(None);
+                    }
+                    *left -= 1;
+                }
+                let outcome = self.disk.execute(&request, submitted, &mut self.dice);
+                recovery.complete(id, outcome);
+            }
+            turns += 1;
+            assert!(turns < TURNS_MAX, "recovery is stuck");
+        }
+    }
+
+    /// Completes requests, lets clients act, lets time pass, one of them a turn.
+    fn turn(&mut self) -> Verdict {
+        self.step += 1;
+        match self.dice.below(10) {
+            0..4 => self.act()?,
+            4..8 => {
+                let seat = self.dice.index(self.seats.len());
+                if !self.plan.is_slow || self.dice.once_in(6) {
+                    self.complete_one(seat);
+                }
+            }
+            8 => {
+                let time = Duration::from_micros(self.dice.below(20_000));
+                self.pass(time);
+            }
+            _ => {
+                let seat = self.dice.index(self.seats.len());
+                self.deliver_metadata(seat)?;
+            }
+        }
+        self.pump_all()
+    }
+
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now.instant = self.now.instant.after(time);
+        self.now.wall.0 += i64::try_from(time.as_millis()).unwrap_or(0);
+        if self.dice.once_in(50) {
+            self.now.wall.0 += self.dice.below(20_000) as i64 - 10_000;
+        }
+        for seat in &mut self.seats {
+            if seat.store.next_timer().is_some_and(|due| due <= self.now.instant) {
+                seat.store.on_timer(self.now);
+            }
+            if seat.engine.next_timer().is_some_and(|due| due <= self.now.instant) {
+                seat.engine.on_timer(&mut StoreLog(&mut seat.store), self.now);
+            }
+        }
+    }
+
+    /// Completes one request under way; sometimes not the oldest.
+    fn complete_one(&mut self, seat: usize) {
+        let under_way = &mut self.seats[seat].under_way;
+        if under_way.is_empty() {
+            return;
+        }
+        let at = if self.plan.is_reordered { self.dice.index(under_way.len()) } else { 0 };
+        let UnderWay { id, request, submitted, born } = under_way.remove(at);
+        if let Some(file) = super::disk::file_of(&request) {
+            if at > 0 {
+                self.disk.table.hit(Fault::Reordered, place_of(file));
+            }
+            if self.step - born > 60 {
+                self.disk.table.hit(Fault::Slow, place_of(file));
+            }
+        }
+        let outcome = self.disk.execute(&request, submitted, &mut self.dice);
+        let seat = &mut self.seats[seat];
+        seat.store.complete(id, outcome, self.now);
+    }
+
+    fn pump_all(&mut self) -> Verdict {
+        for seat in 0..self.seats.len() {
+            self.pump(seat)?;
+        }
+        Ok(())
+    }
+
+    /// Lets engine and store of a shard tell each other everything.
+    pub(crate) fn pump(&mut self, at: usize) -> Verdict {
+        loop {
+            let Seat { store, engine, under_way, .. } = &mut self.seats[at];
+            let durable = store.durable();
+            engine.on_durable(&mut StoreLog(store), durable, self.now);
+            if let StorageState::Fenced(fault) = store.state()
+                && engine.fenced().is_none()
+            {
+                engine.fence(&mut StoreLog(store), &format!("{fault:?}"), self.now);
+            }
+            if store.checkpoint_wanted() {
+                store.provide_checkpoint(engine.snapshot());
+            }
+            while let Some((id, request)) = store.poll_io(self.now) {
+                under_way.push(UnderWay { id, request, submitted: self.disk.version(), born: self.step });
+            }
+            let finished = store.take_finished_reads();
+            let metadata = engine.take_metadata();
+            let answers = engine.take_answers();
+            let is_quiet = finished.is_empty() && metadata.is_empty() && answers.is_empty();
+            for (index, command) in metadata {
+                self.broadcast(index, &command);
+            }
+            for (read, end) in finished {
+                if let Some(reading) = self.seats[at].reading.remove(&read) {
+                    self.on_read(reading, end)?;
+                }
+            }
+            for answer in answers {
+                self.on_answer(at, answer)?;
+            }
+            if is_quiet {
+                return Ok(());
+            }
+        }
+    }
+
+    fn broadcast(&mut self, index: u64, command: &Bytes) {
+        for seat in self.seats.iter_mut().skip(1) {
+            seat.inbox.push((index, command.clone()));
+        }
+    }
+
+    fn deliver_metadata(&mut self, at: usize) -> Verdict {
+        let Seat { store, engine, inbox, .. } = &mut self.seats[at];
+        for (index, command) in inbox.drain(..) {
+            let applied = engine.apply_metadata(&mut StoreLog(store), index, &command, self.now);
+            applied.map_err(|refusal| format!("metadata was refused: {refusal}"))?;
+        }
+        Ok(())
+    }
+
+    fn on_answer(&mut self, at: usize, answer: Answer) -> Verdict {
+        let seat = &mut self.seats[at];
+        let (reading, start) = match answer {
+            Answer::Reply(token, result) => {
+                let job = self.jobs.remove(&token).ok_or(format!("{token:?} was answered twice"))?;
+                return self.hear(job, result);
+            }
+            Answer::Fetch { token, partition, from, upto, .. } if from >= upto => {
+                let job = self.jobs.remove(&token).ok_or(format!("{token:?} was answered twice"))?;
+                let _ = partition;
+                return self.hear_frames(job, ReadEnd::Frames(Vec::new()));
+            }
+            Answer::Fetch { token, partition, from, upto, bytes_max, .. } => {
+                (Reading { token, partition, from }, seat.store.read(partition, from, upto, bytes_max))
+            }
+            Answer::FindTime { token, partition, time, upto } => {
+                (Reading { token, partition, from: 0 }, seat.store.find_time(partition, time, upto))
+            }
+        };
+        match start {
+            ReadStart::Ended(end) => self.on_read(reading, end),
+            ReadStart::Pending(read) => {
+                seat.reading.insert(read, reading);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_read(&mut self, reading: Reading, end: ReadEnd) -> Verdict {
+        let job = self.jobs.remove(&reading.token).ok_or("a read was answered twice")?;
+        self.hear_frames(job, end)
+    }
+
+    /// Submits a call to the shard it belongs to.
+    pub(crate) fn submit(&mut self, call: Call, job: Job) -> Verdict {
+        self.next_token += 1;
+        let token = CallToken(self.next_token);
+        let at = usize::from(self.seats[0].engine.route(&call).0);
+        self.jobs.insert(token, job);
+        let seat = &mut self.seats[at];
+        let log = &mut StoreLog(&mut seat.store);
+        seat.engine.submit(log, token, &CallContext::default(), call, self.now);
+        self.pump(at)
+    }
+
+    /// Goes on until nothing is under way.
+    pub(crate) fn settle_down(&mut self) -> Verdict {
+        for _ in 0..TURNS_MAX {
+            for at in 0..self.seats.len() {
+                self.deliver_metadata(at)?;
+            }
+            self.pump_all()?;
+            let mut is_quiet = true;
+            for at in 0..self.seats.len() {
+                if !self.seats[at].under_way.is_empty() {
+                    is_quiet = false;
+                    self.complete_one(at);
+                }
+                is_quiet &= self.seats[at].inbox.is_empty();
+            }
+            if is_quiet {
+                return Ok(());
+            }
+        }
+        Err("requests never end".to_owned())
+    }
+
+    /// Ends a life.
+    fn end(&mut self) -> Verdict {
+        let end = match self.dice.below(6) {
+            0 => End::Stopped,
+            1 => End::Killed,
+            _ => End::Power,
+        };
+        if end == End::Stopped {
+            self.stop()?;
+        }
+        let laps = self.seats.iter().map(|seat| {
+            let counters = seat.store.counters();
+            counters.flush_bytes / (self.plan.ring_file_bytes * u64::from(self.plan.ring_files))
+        });
+        self.outcome.laps = self.outcome.laps.max(laps.max().unwrap_or(0));
+        let half_done: Vec<IoRequest> = self
+            .seats
+            .iter_mut()
+            .flat_map(|seat| seat.under_way.drain(..).map(|under_way| under_way.request))
+            .collect();
+        self.crash_requests(half_done, end != End::Killed);
+        self.note_damage();
+        if self.plan.kind == Kind::Corrupt {
+            self.damage();
+            self.note_damage();
+        }
+        self.clients.crash(std::mem::take(&mut self.jobs), &mut self.checker);
+        self.seats.clear();
+        Ok(())
+    }
+
+    fn crash_requests(&mut self, half_done: Vec<IoRequest>, is_power: bool) {
+        self.disk.eio = None;
+        self.disk.misdirect = None;
+        self.disk.crash(&mut self.dice, &half_done, is_power);
+    }
+
+    fn stop(&mut self) -> Verdict {
+        for seat in &mut self.seats {
+            seat.engine.shut_down();
+        }
+        self.settle_down()?;
+        for seat in &mut self.seats {
+            seat.store.close(seat.engine.snapshot());
+        }
+        for _ in 0..200 {
+            self.settle_down()?;
+            if self.seats.iter_mut().all(|seat| seat.store.is_closed()) {
+                return self.settle_down();
+            }
+            self.pass(Duration::from_millis(20));
+        }
+        // On a full disk the checkpoint may never be written; the log has everything.
+        if self.plan.kind == Kind::Full { Ok(()) } else { Err("the log does not close".to_owned()) }
+    }
+
+    fn damage(&mut self) {
+        let place = self.plan.place;
+        if let Some(damage) = self.disk.corrupt(place, &mut self.dice) {
+            self.disk.damage.push(damage);
+            // One place of the medium, once: two damaged copies of the same are beyond the promise.
+            self.plan.kind = Kind::Damaged;
+        }
+    }
+
+    /// What damage done so far may cost.
+    pub(crate) fn note_damage(&mut self) {
+        for damage in &self.disk.damage {
+            self.checker.may_be_lost.extend(&damage.batches);
+            let is_ring = damage.file.is_some_and(|file| place_of(file) == Place::Ring);
+            self.checker.is_tail_damaged |= damage.is_last_flush;
+            self.checker.is_state_loose |= is_ring;
+        }
+    }
+
+    /// Asks the engine now and drives the disk until it answers.
+    pub(crate) fn ask(&mut self, call: Call) -> Result<Result<Reply, martlet_core::Refusal>, String> {
+        self.submit(call, Job::Ask)?;
+        for _ in 0..TURNS_MAX {
+            if let Some(answer) = self.clients.asked.take() {
+                return Ok(answer);
+            }
+            self.settle_down()?;
+            self.pass(Duration::from_millis(5));
+        }
+        Err("a call is never answered".to_owned())
+    }
+
+    /// Reads frames from `from` on until the store answers.
+    pub(crate) fn ask_frames(&mut self, at: usize, id: PartitionId, range: (Offset, Offset)) -> Result<ReadEnd, String> {
+        let mut start = self.seats[at].store.read(id, range.0, range.1, 8 * 1024);
+        for _ in 0..TURNS_MAX {
+            let read = match start {
+                ReadStart::Ended(end) => return Ok(end),
+                ReadStart::Pending(read) => read,
+            };
+            while let Some((request_id, request)) = self.seats[at].store.poll_io(self.now) {
+                let (submitted, born) = (self.disk.version(), self.step);
+                self.seats[at].under_way.push(UnderWay { id: request_id, request, submitted, born });
+            }
+            if self.seats[at].under_way.is_empty() {
+                return Err("a read waits for nothing".to_owned());
+            }
+            self.complete_one(at);
+            start = ReadStart::Pending(read);
+            for (finished, end) in self.seats[at].store.take_finished_reads() {
+                if finished == read {
+                    start = ReadStart::Ended(end);
+                } else if let Some(reading) = self.seats[at].reading.remove(&finished) {
+                    self.on_read(reading, end)?;
+                }
+            }
+        }
+        Err("a read never ends".to_owned())
+    }
+}
