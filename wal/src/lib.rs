@@ -19,6 +19,7 @@ pub mod store;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 pub mod testing;
+pub mod verify;
 
 pub use config::{Geometry, StoreConfig};
 pub use counters::Counters;

@@ -7,6 +7,7 @@
 
 mod apply;
 pub(crate) mod create;
+pub(crate) mod inspect;
 pub(crate) mod open;
 mod parse;
 mod reader;

@@ -19,10 +19,10 @@ use crate::script::ScriptIo;
 use crate::store::{Slots, Store, StoreParts, shape_of};
 
 /// The checkpoint to start from, and what is known of the slots.
-struct Chosen {
-    checkpoint: Checkpoint,
+pub(super) struct Chosen {
+    pub(super) checkpoint: Checkpoint,
     slots: Slots,
-    bad: Vec<(u8, CheckpointError)>,
+    pub(super) bad: Vec<(u8, CheckpointError)>,
 }
 
 /// The last flush of the log.
@@ -134,7 +134,7 @@ pub(crate) async fn read_superblock(io: &ScriptIo, wal: WalId) -> Result<Superbl
     Ok(superblock)
 }
 
-async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen, RecoveryError> {
+pub(super) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen, RecoveryError> {
     let mut good: Vec<Checkpoint> = Vec::new();
     let mut bad = Vec::new();
     for slot in 0..2u8 {
@@ -168,13 +168,17 @@ fn slot_starts(generation: u64, newest: u64, other: u64) -> [u64; 2] {
     if generation.is_multiple_of(2) { [newest, other] } else { [other, newest] }
 }
 
-struct Walked {
+pub(super) struct Walked {
     last: Option<Last>,
-    flushes: u64,
-    torn: bool,
+    pub(super) flushes: u64,
+    pub(super) torn: bool,
 }
 
-async fn walk(scan: &mut Scan, applied: &mut Applied, replay: &Replay) -> Result<Walked, RecoveryError> {
+pub(super) async fn walk(
+    scan: &mut Scan,
+    applied: &mut Applied,
+    replay: &Replay,
+) -> Result<Walked, RecoveryError> {
     let mut walked = Walked { last: None, flushes: 0, torn: false };
     loop {
         replay.room().await;
