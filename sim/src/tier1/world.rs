@@ -67,7 +67,8 @@ impl World {
     }
 
     pub(crate) fn with(dice: Dice, plan: Plan) -> World {
-        let disk = Disk { is_tracking: plan.kind.is_medium(), ..Disk::default() };
+        let mut disk = Disk::default();
+        disk.is_tracking = plan.kind.is_medium();
         World {
             dice,
             disk,
