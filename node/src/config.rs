@@ -31,6 +31,9 @@ pub struct NodeConfig {
     pub topic_partitions_default: u32,
     /// Facts added to what the node says about itself.
     pub facts: Vec<(String, String)>,
+    /// Defects of the engine, for tests. Those of the log are in `store`.
+    #[cfg(feature = "planted-bugs")]
+    pub planted: martlet_shard::engine::PlantedBugs,
     /// How long a start waits for another process to let go of the log.
     pub lock_wait: Duration,
     /// How long a stop waits for connections to take what they are owed; the log is always drained and synced.
@@ -53,6 +56,8 @@ impl NodeConfig {
             topic_defaults: Vec::new(),
             topic_partitions_default: 1,
             facts: Vec::new(),
+            #[cfg(feature = "planted-bugs")]
+            planted: martlet_shard::engine::PlantedBugs::default(),
             lock_wait: Duration::from_secs(5),
             drain: Duration::from_secs(10),
         }

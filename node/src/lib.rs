@@ -7,11 +7,13 @@
 mod broker;
 mod calls;
 pub mod config;
+mod drive;
 pub mod error;
 pub mod handle;
 mod link;
 mod log;
 mod message;
+mod rehome;
 pub mod seat;
 mod service;
 mod shard;

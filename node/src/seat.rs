@@ -134,13 +134,13 @@ struct Start {
 
 impl Start {
     async fn run(mut self, gateways: &Gateways) -> Result<Rc<Shard>, NodeError> {
-        let pump =
-            Rc::new(Pump::new(self.runtime.clone(), self.config.data_dir.clone(), PumpConfig::default()));
         let mut early = Vec::new();
-        let placement = self.placement(&pump, &mut early).await?;
+        let placement = self.placement(&mut early).await?;
         if self.shard == ShardId(0) && placement.is_first_start() {
             self.wait_for_others(&mut early).await?;
         }
+        let pump = Pump::new(self.runtime.clone(), self.config.data_dir.clone(), PumpConfig::default());
+        let pump = Rc::new(pump);
         let mut engine = Engine::new(self.engine_config(), Box::new(AllowAll));
         let opened = storage::open(&self.runtime, &pump, &self.config, self.shard, &placement, &mut engine);
         let (store, report) = opened.await?;
@@ -174,14 +174,16 @@ impl Start {
             random: u128::from(self.runtime.random()) << 64 | u128::from(self.runtime.random()),
             topic_defaults: self.config.topic_defaults.clone(),
             topic_partitions_default: self.config.topic_partitions_default,
+            #[cfg(feature = "planted-bugs")]
+            planted: self.config.planted,
             ..EngineConfig::new(self.shard, self.config.shards)
         }
     }
 
     /// Which log this shard opens: found by shard 0, heard from it by the others.
-    async fn placement(&mut self, pump: &Pump, early: &mut Vec<Batch>) -> Result<Placement, NodeError> {
+    async fn placement(&mut self, early: &mut Vec<Batch>) -> Result<Placement, NodeError> {
         if self.shard == ShardId(0) {
-            let placement = storage::place(&self.runtime, pump, &self.config).await?;
+            let placement = storage::place(&self.runtime, &self.config).await?;
             for other in self.others.iter().flatten() {
                 let items = vec![Item::Start(StartStep::Storage(placement.clone()))];
                 // A shard that has ended says so itself.

@@ -1,95 +1,144 @@
 //! Opening the log of a shard: whose it is, the lock, recovery, and the replay into the engine. Owns the order of
 //! these steps; what recovery decides belongs to the log.
 
-use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use martlet_core::{ShardId, WalId};
-use martlet_net::event::Event;
-use martlet_runtime::{Class, Runtime};
+use martlet_runtime::Runtime;
 use martlet_shard::Engine;
-use martlet_wal::io::{IoId, IoOutcome};
-use martlet_wal::pump::Pump;
-use martlet_wal::{NewWal, Recovery, RecoveryReport, ReplayItem, Store};
+use martlet_wal::io::{IoId, IoOutcome, IoRequest};
+use martlet_wal::layout::superblock::Superblock;
+use martlet_wal::pump::{Pump, PumpConfig};
+use martlet_wal::rehome::{self, Rehome};
+use martlet_wal::{NewWal, Recovery, RecoveryError, RecoveryReport, ReplayItem, Store};
 
 use crate::config::NodeConfig;
+use crate::drive::{Machine, drive};
 use crate::error::NodeError;
+use crate::rehome::OldEngines;
 
 /// Pause between two attempts to lock a log.
-const LOCK_RETRY: Duration = Duration::from_millis(50);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Which log each shard opens.
 #[derive(Clone, Debug)]
 pub(crate) struct Placement {
     /// By shard.
-    pub(crate) logs: Vec<PlacedLog>,
-    pub(crate) cluster: u128,
+    logs: Vec<PlacedLog>,
+    cluster: u128,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PlacedLog {
-    pub(crate) wal: WalId,
+struct PlacedLog {
+    wal: WalId,
     /// It does not exist yet.
-    pub(crate) is_new: bool,
+    is_new: bool,
 }
 
 impl Placement {
-    /// Whether this is the first start, or one that did not come far enough to serve.
+    /// Whether this is the first start, or one that did not come far enough to serve. The log of shard 0 is then made
+    /// last: as long as it is missing, nothing was ever served from the others.
     pub(crate) fn is_first_start(&self) -> bool {
         self.logs.first().is_some_and(|log| log.is_new)
     }
 }
 
-/// Finds the logs below the data directory and says which shard opens which. The log of shard 0 is made last, so as
-/// long as it is missing nothing was ever served from the others.
-pub(crate) async fn place(
-    runtime: &Runtime,
-    pump: &Pump,
-    config: &NodeConfig,
-) -> Result<Placement, NodeError> {
-    let failed = |what: &str, error: std::io::Error| NodeError::Storage {
-        reason: format!("{what} in {}: {error}", config.data_dir.display()),
-    };
-    runtime
-        .make_directory_all(config.data_dir.clone())
-        .await
-        .map_err(|error| failed("cannot make directories", error))?;
+/// Finds the logs below the data directory and says which shard opens which. If they were made for another number of
+/// shards, their partitions are moved to new logs first.
+pub(crate) async fn place(runtime: &Runtime, config: &NodeConfig) -> Result<Placement, NodeError> {
+    let failed =
+        |what: &str, error: io::Error| storage(format!("{what} in {}: {error}", config.data_dir.display()));
+    let made = runtime.make_directory_all(config.data_dir.clone()).await;
+    made.map_err(|error| failed("cannot make directories", error))?;
+    let pump = Rc::new(Pump::new(runtime.clone(), config.data_dir.clone(), PumpConfig::default()));
     let found = pump.discover().await.map_err(|error| failed("cannot look for logs", error))?;
-    let random = || u128::from(runtime.random()) << 64 | u128::from(runtime.random());
-    let mut logs: Vec<Option<WalId>> = vec![None; usize::from(config.shards)];
-    for superblock in found {
-        let (wal, shard, shards) = (superblock.wal, superblock.shard, superblock.shards);
-        let place = logs.get_mut(usize::from(shard)).filter(|_| shards == config.shards);
-        match place {
-            Some(place @ None) => *place = Some(wal),
-            Some(Some(other)) => {
-                return Err(NodeError::Storage {
-                    reason: format!(
-                        "logs {other} and {wal} both say they are shard {shard}'s: remove the copy"
-                    ),
-                });
-            }
-            None => {
-                return Err(NodeError::Storage {
-                    reason: format!(
-                        "the data was written by {shards} shards: start with --set node.shards={shards}"
-                    ),
-                });
-            }
-        }
+    if found.is_empty() {
+        return assign(runtime, config, &found);
     }
-    let served = logs.first().is_some_and(Option::is_some);
-    if let Some(missing) = logs.iter().position(Option::is_none).filter(|_| served) {
-        return Err(NodeError::Storage {
-            reason: format!("the log of shard {missing} is missing: restore its directory below wal/"),
-        });
+    if rehome::fits(&found, config.shards) || is_interrupted_first_start(&found, config.shards) {
+        return assign(runtime, config, &found);
     }
-    let logs = logs.into_iter().map(|wal| match wal {
-        Some(wal) => PlacedLog { wal, is_new: false },
-        None => PlacedLog { wal: WalId(random()), is_new: true },
+    let whole = found.first().is_some_and(|log| {
+        let shards = log.shards;
+        rehome::fits(&found, shards) || found.iter().any(|log| log.shards != shards)
     });
-    Ok(Placement { logs: logs.collect(), cluster: random() })
+    if !whole && !has_twins(&found) {
+        return Err(storage(format!(
+            "only {} of the logs are there: restore the missing directories below wal/",
+            found.len()
+        )));
+    }
+    move_partitions(runtime, &pump, config, &found).await?;
+    let found = pump.discover().await.map_err(|error| failed("cannot look for logs", error))?;
+    assign(runtime, config, &found)
+}
+
+fn storage(reason: String) -> NodeError {
+    NodeError::Storage { reason }
+}
+
+/// A first start that was killed: the log of shard 0, which is made last, is missing, so the others are empty.
+fn is_interrupted_first_start(found: &[Superblock], shards: u16) -> bool {
+    found.iter().all(|log| log.shards == shards && log.shard != 0) && !has_twins(found)
+}
+
+/// Two logs of one shard: a move was interrupted while it removed the old ones.
+fn has_twins(found: &[Superblock]) -> bool {
+    let mut shards: Vec<u16> = found.iter().map(|log| log.shard).collect();
+    shards.sort_unstable();
+    shards.windows(2).any(|pair| pair[0] == pair[1])
+}
+
+fn random(runtime: &Runtime) -> u128 {
+    u128::from(runtime.random()) << 64 | u128::from(runtime.random())
+}
+
+fn assign(runtime: &Runtime, config: &NodeConfig, found: &[Superblock]) -> Result<Placement, NodeError> {
+    let log = |shard: u16| match found.iter().find(|log| log.shard == shard) {
+        Some(log) => PlacedLog { wal: log.wal, is_new: false },
+        None => PlacedLog { wal: WalId(random(runtime)), is_new: true },
+    };
+    let known = found.first().map(|log| log.cluster);
+    let logs = (0..config.shards).map(log).collect();
+    Ok(Placement { logs, cluster: known.unwrap_or_else(|| random(runtime)) })
+}
+
+async fn move_partitions(
+    runtime: &Runtime,
+    pump: &Rc<Pump>,
+    config: &NodeConfig,
+    found: &[Superblock],
+) -> Result<(), NodeError> {
+    tracing::info!(
+        logs = found.len(),
+        shards = config.shards,
+        "moving partitions to another number of shards"
+    );
+    for log in found {
+        lock(runtime, pump, config, log.wal).await?;
+    }
+    let cluster = found.first().map_or(0, |log| log.cluster);
+    let new = |shard| NewWal {
+        wal: WalId(random(runtime)),
+        cluster,
+        node: config.node,
+        shard,
+        shards: config.shards,
+        geometry: config.geometry,
+    };
+    let engines = Box::new(OldEngines::new(found, config.shards));
+    let old = found.iter().map(|log| log.wal).collect();
+    let new = (0..config.shards).map(new).collect();
+    let mut rehome = Rehome::new(old, new, config.store, engines, runtime.now());
+    let moved = drive(runtime, pump, &mut rehome).await.map_err(storage)?;
+    let report = moved.map_err(|error| storage(error.to_string()))?;
+    for recovered in &report.recovered {
+        tell(ShardId(recovered.shard), recovered);
+    }
+    tracing::info!(partitions = report.partitions, segments = report.segments, "partitions moved");
+    Ok(())
 }
 
 /// Locks, recovers and replays the log of one shard, or makes it.
@@ -102,9 +151,9 @@ pub(crate) async fn open(
     engine: &mut Engine,
 ) -> Result<(Store, RecoveryReport), NodeError> {
     let Some(log) = placement.logs.get(usize::from(shard.0)).copied() else {
-        return Err(NodeError::Storage { reason: format!("shard {shard} has no log: start again") });
+        return Err(storage(format!("shard {shard} has no log: start again")));
     };
-    let mut recovery = if log.is_new {
+    let recovery = if log.is_new {
         let new = NewWal {
             wal: log.wal,
             cluster: placement.cluster,
@@ -118,11 +167,11 @@ pub(crate) async fn open(
         lock(runtime, pump, config, log.wal).await?;
         Recovery::open(log.wal, None, config.store)
     };
-    let opened = drive(runtime, pump, &mut recovery, engine).await?;
+    let opened = drive(runtime, pump, &mut Opening { recovery, engine }).await.map_err(storage)?;
     if log.is_new {
         lock(runtime, pump, config, log.wal).await?;
     }
-    Ok(opened)
+    opened.map_err(|error| storage(error.to_string()))
 }
 
 /// A killed process may hold its log for a moment: the kernel still finishes what it had asked for.
@@ -135,73 +184,54 @@ async fn lock(runtime: &Runtime, pump: &Pump, config: &NodeConfig, wal: WalId) -
                 return Err(NodeError::Locked { path: config.data_dir.clone() });
             }
             Ok(false) => runtime.sleep(LOCK_RETRY).await,
-            Err(error) => {
-                return Err(NodeError::Storage { reason: format!("cannot lock log {wal}: {error}") });
-            }
+            Err(error) => return Err(storage(format!("cannot lock log {wal}: {error}"))),
         }
     }
 }
 
-/// Requests of recovery that have ended.
-#[derive(Default)]
-struct Ended {
-    outcomes: RefCell<Vec<(IoId, IoOutcome)>>,
-    arrived: Event,
+/// Recovery, with the engine it tells.
+struct Opening<'a> {
+    recovery: Recovery,
+    engine: &'a mut Engine,
 }
 
-async fn drive(
-    runtime: &Runtime,
-    pump: &Rc<Pump>,
-    recovery: &mut Recovery,
-    engine: &mut Engine,
-) -> Result<(Store, RecoveryReport), NodeError> {
-    let ended = Rc::new(Ended::default());
-    loop {
-        while let Some((id, request)) = recovery.poll_io() {
-            let (pump, ended) = (pump.clone(), ended.clone());
-            drop(runtime.spawn(Class::Normal, "recovery", async move {
-                let outcome = pump.execute(request).await;
-                ended.outcomes.borrow_mut().push((id, outcome));
-                ended.arrived.signal();
-            }));
-        }
-        let replay = recovery.take_replay();
-        let progressed = !replay.is_empty();
+impl Machine for Opening<'_> {
+    type Finished = Result<(Store, RecoveryReport), RecoveryError>;
+
+    fn poll_io(&mut self) -> Option<(IoId, IoRequest)> {
+        self.recovery.poll_io()
+    }
+
+    fn complete(&mut self, id: IoId, outcome: IoOutcome) {
+        self.recovery.complete(id, outcome);
+    }
+
+    fn advance(&mut self) -> Result<bool, String> {
+        let replay = self.recovery.take_replay();
+        let advanced = !replay.is_empty();
         for item in replay {
-            replay_item(engine, item)?;
+            replay_item(self.engine, item)?;
         }
-        if let Some(finished) = recovery.take_finished() {
-            return finished.map_err(|error| NodeError::Storage { reason: error.to_string() });
-        }
-        if progressed {
-            runtime.yield_now().await;
-            continue;
-        }
-        let outcomes = ended.arrived.wait_for(|| {
-            let outcomes = std::mem::take(&mut *ended.outcomes.borrow_mut());
-            (!outcomes.is_empty()).then_some(outcomes)
-        });
-        for (id, outcome) in outcomes.await {
-            recovery.complete(id, outcome);
-        }
+        Ok(advanced)
+    }
+
+    fn take_finished(&mut self) -> Option<Self::Finished> {
+        self.recovery.take_finished()
     }
 }
 
-fn replay_item(engine: &mut Engine, item: ReplayItem) -> Result<(), NodeError> {
+/// Tells an engine what its log held.
+pub(crate) fn replay_item(engine: &mut Engine, item: ReplayItem) -> Result<(), String> {
     match item {
-        ReplayItem::Snapshot(snapshot) if snapshot.is_empty() => Ok(()),
-        ReplayItem::Snapshot(snapshot) => engine.recover(&snapshot).map_err(|refusal| NodeError::Storage {
-            reason: format!("the engine's state in the checkpoint: {refusal}"),
-        }),
-        ReplayItem::Frame(header, body) => {
-            engine.replay_frame(&header, &body);
-            Ok(())
+        ReplayItem::Snapshot(snapshot) if snapshot.is_empty() => {}
+        ReplayItem::Snapshot(snapshot) => {
+            let recovered = engine.recover(&snapshot);
+            recovered.map_err(|refusal| format!("the engine's state in the checkpoint: {refusal}"))?;
         }
-        ReplayItem::Note(kind, payload) => {
-            engine.replay_note(kind, &payload);
-            Ok(())
-        }
+        ReplayItem::Frame(header, body) => engine.replay_frame(&header, &body),
+        ReplayItem::Note(kind, payload) => engine.replay_note(kind, &payload),
     }
+    Ok(())
 }
 
 /// Says in the log what recovery found.

@@ -59,3 +59,38 @@ fn a_second_node_on_the_same_directory_is_refused() {
     assert!(matches!(refused, martlet_node::NodeError::Locked { .. }), "{refused}");
     node.stop().unwrap();
 }
+
+#[test]
+fn the_number_of_shards_may_change_at_every_start() {
+    let scratch = Scratch::new();
+    let mut written: Vec<(u64, u64)> = Vec::new();
+    for (round, shards) in (0u64..).zip([2u16, 1, 3, 2]) {
+        let (node, address) = start(config(&scratch, shards));
+        let mut client = Client::connect(address);
+        if round == 0 {
+            let topic = client.create_topic("moving", 12);
+            written = topic.partitions.iter().map(|route| (route.partition, 0)).collect();
+        }
+        let topic = client.describe("moving");
+        assert!(topic.partitions.iter().all(|route| route.shard < shards));
+        for (partition, count) in &mut written {
+            let partition = *partition;
+            let expected: Vec<_> =
+                (0..*count).map(|offset| (offset, offset.to_le_bytes().to_vec())).collect();
+            assert_eq!(client.read_all(partition, 0), expected, "round {round}");
+            for _ in 0..3 {
+                assert_eq!(client.append(partition, &[&count.to_le_bytes()]), *count);
+                *count += 1;
+            }
+            let cursor = "c".to_owned();
+            let set = RequestCall::CursorSet {
+                partition,
+                cursor: cursor.clone(),
+                offset: *count - 1,
+                reset: false,
+            };
+            assert_eq!(client.call(set), ResponseAnswer::Cursor { offset: Some(*count - 1) });
+        }
+        node.stop().unwrap();
+    }
+}
