@@ -249,3 +249,12 @@ pub fn values_of(body: &[u8]) -> Vec<(u64, Vec<u8>)> {
     }
     values
 }
+
+/// Asks again and again; each question is a round trip to the node, so it does not spin.
+pub fn wait_until(mut holds: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < WAIT, "it did not happen in time");
+        std::thread::yield_now();
+    }
+}
