@@ -3,7 +3,7 @@
 use martlet_core::WalId;
 
 use super::apply::Applied;
-use super::open::{read_checkpoints, read_superblock, walk};
+use super::open::{read_checkpoints, read_superblock, walk, whole_files};
 use super::reader::RingReader;
 use super::scan::Scan;
 use super::{Damage, RecoveryError, Replay};
@@ -42,7 +42,8 @@ pub(crate) async fn inspect(io: ScriptIo, wal: WalId, replay: Replay) -> Result<
     );
     let incarnation = superblock.incarnation.max(checkpoint.incarnation);
     let mut applied = Applied::new(logs, replay.clone(), checkpoint.snapshot_at, incarnation);
-    let reader = RingReader::new(io.clone(), shape);
+    let whole = whole_files(&io, &shape).await?;
+    let reader = RingReader::new(io.clone(), shape, whole);
     let mut scan = Scan::new(reader, checkpoint.ring_start, checkpoint.durable_through, false);
     let walked = walk(&mut scan, &mut applied, &replay).await?;
     applied.finish();

@@ -123,7 +123,7 @@ impl Recovery {
         let queue = replay.clone();
         let script = Script::new(|io| async move {
             create::create(&io, &new, &config).await?;
-            open::open(io, new.wal, None, config, queue).await
+            open::open(io, new.wal, None, config, queue, true).await
         });
         Recovery { script, replay }
     }
@@ -133,7 +133,7 @@ impl Recovery {
     pub fn open(wal: WalId, placement: Option<(u16, u16)>, config: StoreConfig) -> Recovery {
         let replay = Replay::default();
         let queue = replay.clone();
-        let script = Script::new(|io| open::open(io, wal, placement, config, queue));
+        let script = Script::new(|io| open::open(io, wal, placement, config, queue, false));
         Recovery { script, replay }
     }
 

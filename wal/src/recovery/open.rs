@@ -39,6 +39,7 @@ pub(crate) async fn open(
     placement: Option<(u16, u16)>,
     config: StoreConfig,
     replay: Replay,
+    fresh: bool,
 ) -> Result<(Store, RecoveryReport), RecoveryError> {
     let before = read_superblock(&io, wal).await?;
     let chosen = read_checkpoints(&io, wal).await?;
@@ -56,17 +57,18 @@ pub(crate) async fn open(
         &chosen.checkpoint.retired_partitions,
     );
     let mut applied = Applied::new(logs, replay.clone(), chosen.checkpoint.snapshot_at, incarnation);
-    let reader = RingReader::new(io.clone(), shape);
+    let whole = whole_files(&io, &shape).await?;
+    let reader = RingReader::new(io.clone(), shape, whole.clone());
     let start = chosen.checkpoint.ring_start;
     let trust = planted!(config, skip_checksum);
     let mut scan = Scan::new(reader, start, chosen.checkpoint.durable_through, trust);
-    let walked = walk(&mut scan, &mut applied, &replay).await?;
+    let walked = if fresh { Walked::default() } else { walk(&mut scan, &mut applied, &replay).await? };
     applied.finish();
 
     let incarnation = incarnation.max(walked.last.as_ref().map_or(0, |last| last.incarnation) + 1);
     let superblock = raise(&io, before, placement, incarnation).await?;
     rewrite_tail(&io, &shape, walked.last.as_ref(), chosen.checkpoint.durable_through, &config).await?;
-    let ready = ring_files(&io, &shape, scan.expected.position, &config).await?;
+    let ready = ready_files(&io, &shape, whole, scan.expected.position, &config).await?;
     let ballast = take_ballast(&io, wal, &config).await?;
 
     let report = RecoveryReport {
@@ -168,6 +170,7 @@ fn slot_starts(generation: u64, newest: u64, other: u64) -> [u64; 2] {
     if generation.is_multiple_of(2) { [newest, other] } else { [other, newest] }
 }
 
+#[derive(Default)]
 pub(super) struct Walked {
     last: Option<Last>,
     pub(super) flushes: u64,
@@ -179,7 +182,7 @@ pub(super) async fn walk(
     applied: &mut Applied,
     replay: &Replay,
 ) -> Result<Walked, RecoveryError> {
-    let mut walked = Walked { last: None, flushes: 0, torn: false };
+    let mut walked = Walked::default();
     loop {
         replay.room().await;
         match scan.next().await? {
@@ -238,22 +241,28 @@ async fn rewrite_tail(
     must(io, file, IoRequest::Write { file, offset, data: data.into_bytes(), sync }).await
 }
 
-/// Which files of the ring are whole. The one that the head is in is made now if it is not.
-async fn ring_files(
-    io: &ScriptIo,
-    shape: &RingShape,
-    head: u64,
-    config: &StoreConfig,
-) -> Result<Vec<bool>, RecoveryError> {
-    let mut ready = Vec::new();
+/// Which files of the ring are whole. A file is made longer step by step and used only when it is whole.
+pub(super) async fn whole_files(io: &ScriptIo, shape: &RingShape) -> Result<Vec<bool>, RecoveryError> {
+    let mut whole = Vec::new();
     for index in 0..shape.files {
         let file = FileId::Ring(shape.wal, index);
         match io.request(IoRequest::Length { file }).await {
-            IoOutcome::Length(length) => ready.push(length.is_some_and(|length| length >= shape.file_bytes)),
+            IoOutcome::Length(length) => whole.push(length.is_some_and(|length| length >= shape.file_bytes)),
             IoOutcome::Failed(fault) => return Err(RecoveryError::Io { file, fault }),
-            _ => ready.push(false),
+            _ => whole.push(false),
         }
     }
+    Ok(whole)
+}
+
+/// Makes the file that the head is in, if it is not there, and the names of all files durable.
+async fn ready_files(
+    io: &ScriptIo,
+    shape: &RingShape,
+    mut ready: Vec<bool>,
+    head: u64,
+    config: &StoreConfig,
+) -> Result<Vec<bool>, RecoveryError> {
     let (file, _) = shape.place(head);
     if let FileId::Ring(_, index) = file
         && !ready[index as usize]

@@ -1,4 +1,6 @@
-//! Reading the ring in order: large direct reads with one read ahead, cut into whatever the scan asks for.
+//! Reading the ring in order: large direct reads with some read ahead, cut into whatever the scan asks for.
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 
@@ -8,25 +10,36 @@ use crate::script::ScriptIo;
 
 /// Bytes of one read.
 const WINDOW_BYTES: u64 = 1024 * 1024;
+/// Reads under way ahead of the scan.
+const AHEAD_MAX: usize = 4;
 
 /// A window over the ring.
 #[derive(Debug)]
 pub(super) struct RingReader {
     io: ScriptIo,
     shape: RingShape,
+    /// Files that are whole. The others were never written.
+    whole: Vec<bool>,
     at: u64,
     window: Bytes,
-    ahead: Option<(u64, IoId)>,
+    /// Reads under way with their positions and lengths, adjoining, inside one file.
+    ahead: VecDeque<(u64, u64, IoId)>,
     pub(super) bytes_read: u64,
 }
 
 impl RingReader {
-    pub(super) fn new(io: ScriptIo, shape: RingShape) -> RingReader {
-        RingReader { io, shape, at: 0, window: Bytes::new(), ahead: None, bytes_read: 0 }
+    pub(super) fn new(io: ScriptIo, shape: RingShape, whole: Vec<bool>) -> RingReader {
+        RingReader { io, shape, whole, at: 0, window: Bytes::new(), ahead: VecDeque::new(), bytes_read: 0 }
     }
 
     pub(super) fn shape(&self) -> &RingShape {
         &self.shape
+    }
+
+    /// Whether the file of `position` was ever made.
+    pub(super) fn is_there(&self, position: u64) -> bool {
+        let index = (position / self.shape.file_bytes) % u64::from(self.shape.files);
+        self.whole[index as usize]
     }
 
     fn start(&self, position: u64, length: u64) -> IoId {
@@ -46,32 +59,39 @@ impl RingReader {
 
     /// `length` bytes at `position`, both multiples of the block, inside one file. `None` if they cannot be read.
     pub(super) async fn read(&mut self, position: u64, length: usize) -> Option<Bytes> {
+        if !self.is_there(position) {
+            return None;
+        }
         if let Some(found) = self.held(position, length) {
             return Some(found);
         }
-        if let Some((at, id)) = self.ahead.take() {
+        let needed = position..position + length as u64;
+        while let Some((at, ahead, id)) = self.ahead.pop_front() {
             let outcome = self.io.wait(id).await;
-            if at <= position {
+            if at <= needed.start && needed.end <= at + ahead {
                 self.take(at, outcome);
+                self.read_ahead(at + ahead);
                 if let Some(found) = self.held(position, length) {
-                    self.read_ahead();
                     return Some(found);
                 }
+                break;
             }
         }
         let want = (length as u64).max(WINDOW_BYTES).min(self.room(position));
-        let id = self.start(position, want);
-        let outcome = self.io.wait(id).await;
-        self.take(position, outcome);
+        self.fetch(position, want).await;
         if self.held(position, length).is_none() && want > length as u64 {
             // One bad block must not hide its neighbours.
-            let id = self.start(position, length as u64);
-            let outcome = self.io.wait(id).await;
-            self.take(position, outcome);
+            self.fetch(position, length as u64).await;
         } else {
-            self.read_ahead();
+            self.read_ahead(position + want);
         }
         self.held(position, length)
+    }
+
+    async fn fetch(&mut self, position: u64, length: u64) {
+        let id = self.start(position, length);
+        let outcome = self.io.wait(id).await;
+        self.take(position, outcome);
     }
 
     fn take(&mut self, at: u64, outcome: IoOutcome) {
@@ -83,18 +103,19 @@ impl RingReader {
         self.bytes_read += self.window.len() as u64;
     }
 
-    fn read_ahead(&mut self) {
-        let next = self.at + self.window.len() as u64;
-        if self.window.is_empty() || next.is_multiple_of(self.shape.file_bytes) {
-            return;
+    /// Keeps reads under way from `next` on.
+    fn read_ahead(&mut self, next: u64) {
+        let mut next = self.ahead.back().map_or(next, |(at, length, _)| at + length);
+        while self.ahead.len() < AHEAD_MAX && !next.is_multiple_of(self.shape.file_bytes) {
+            let length = WINDOW_BYTES.min(self.room(next));
+            self.ahead.push_back((next, length, self.start(next, length)));
+            next += length;
         }
-        let length = WINDOW_BYTES.min(self.room(next));
-        self.ahead = Some((next, self.start(next, length)));
     }
 
-    /// Lets go of a read that is still under way.
+    /// Lets go of reads that are still under way.
     pub(super) async fn finish(&mut self) {
-        if let Some((_, id)) = self.ahead.take() {
+        while let Some((_, _, id)) = self.ahead.pop_front() {
             self.io.wait(id).await;
         }
     }

@@ -225,7 +225,9 @@ impl Scan {
         let file_bytes = self.reader.shape().file_bytes;
         let fits = |header: &FlushHeader| header.sequence >= sequence && header.durable_through >= proof;
         let end = (from + 1).next_multiple_of(file_bytes).min(self.limit);
-        if let Some(header) = self.search_blocks(from, end, fits).await? {
+        if self.reader.is_there(from)
+            && let Some(header) = self.search_blocks(from, end, fits).await?
+        {
             return Ok(Some(header));
         }
         let mut file = (from + 1).next_multiple_of(file_bytes);
@@ -246,6 +248,9 @@ impl Scan {
     }
 
     async fn first_block(&mut self, position: u64) -> Result<FirstBlock, RecoveryError> {
+        if !self.reader.is_there(position) {
+            return Ok(FirstBlock::NotReached);
+        }
         let block = self.block();
         let Some(bytes) = self.reader.read(position, block).await else { return Ok(FirstBlock::Damaged) };
         let wal = self.reader.shape().wal;
@@ -295,6 +300,6 @@ impl Scan {
 enum FirstBlock {
     Flush(FlushHeader),
     Damaged,
-    /// Zeros, or a flush of an earlier lap: this lap has not come here.
+    /// No file, zeros, or a flush of an earlier lap: this lap has not come here.
     NotReached,
 }

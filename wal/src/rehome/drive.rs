@@ -22,7 +22,7 @@ pub(super) async fn recover(
     engine: &mut dyn RehomeEngine,
 ) -> Result<(Store, RecoveryReport), RehomeError> {
     let replay = Replay::default();
-    let mut opening = pin!(open::open(io.clone(), wal, None, config, replay.clone()));
+    let mut opening = pin!(open::open(io.clone(), wal, None, config, replay.clone(), false));
     poll_fn(|context| {
         loop {
             let polled = opening.as_mut().poll(context);
