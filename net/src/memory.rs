@@ -1,5 +1,8 @@
 //! The memory that the connections of one shard share. Owns the count; over the budget nobody is refused or dropped,
 //! the next reservation waits its turn.
+//!
+//! **Invariant**: what a reservation waits for is given back by itself. So a quarter of the budget is kept apart for
+//! receive buffers, which an idle connection keeps: those are granted or not, never waited for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,6 +20,8 @@ pub struct MemoryBudget {
 struct Shared {
     bytes_max: usize,
     used: Cell<usize>,
+    buffers_max: usize,
+    buffers: Cell<usize>,
     next_ticket: Cell<u64>,
     /// First come, first served; the waker of a ticket is replaced at every poll.
     waiting: RefCell<VecDeque<(u64, Waker)>>,
@@ -28,13 +33,22 @@ pub struct Reservation {
     bytes: usize,
 }
 
+/// A receive buffer's bytes; given back when dropped.
+pub struct BufferReservation {
+    shared: Rc<Shared>,
+    bytes: usize,
+}
+
 impl MemoryBudget {
     #[must_use]
     pub fn new(bytes_max: usize) -> MemoryBudget {
+        let buffers_max = bytes_max / 4;
         MemoryBudget {
             shared: Rc::new(Shared {
-                bytes_max,
+                bytes_max: bytes_max - buffers_max,
                 used: Cell::new(0),
+                buffers_max,
+                buffers: Cell::new(0),
                 next_ticket: Cell::new(0),
                 waiting: RefCell::default(),
             }),
@@ -43,13 +57,24 @@ impl MemoryBudget {
 
     #[must_use]
     pub fn bytes_max(&self) -> usize {
-        self.shared.bytes_max
+        self.shared.bytes_max + self.shared.buffers_max
     }
 
-    /// Bytes reserved now. May be over the maximum after [`MemoryBudget::charge`] or one large reservation.
+    /// Bytes reserved now, receive buffers included. May be over the maximum after [`MemoryBudget::charge`] or one
+    /// large reservation.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.shared.used.get()
+        self.shared.used.get() + self.shared.buffers.get()
+    }
+
+    /// Takes `bytes` for a receive buffer if the part of the budget for those has room.
+    #[must_use]
+    pub fn try_buffer(&self, bytes: usize) -> Option<BufferReservation> {
+        let buffers = self.shared.buffers.get() + bytes;
+        (buffers <= self.shared.buffers_max).then(|| {
+            self.shared.buffers.set(buffers);
+            BufferReservation { shared: self.shared.clone(), bytes }
+        })
     }
 
     #[must_use]
@@ -171,6 +196,27 @@ impl Drop for Reservation {
     }
 }
 
+impl BufferReservation {
+    /// Gives all but `bytes` back.
+    pub fn shrink(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.shared.buffers.set(self.shared.buffers.get() - less);
+    }
+}
+
+impl Drop for BufferReservation {
+    fn drop(&mut self) {
+        self.shrink(0);
+    }
+}
+
+impl fmt::Debug for BufferReservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BufferReservation({} bytes)", self.bytes)
+    }
+}
+
 impl fmt::Debug for MemoryBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MemoryBudget({} of {} bytes)", self.used(), self.bytes_max())
@@ -180,5 +226,66 @@ impl fmt::Debug for MemoryBudget {
 impl fmt::Debug for Reservation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Reservation({} bytes)", self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Context;
+
+    use super::*;
+
+    #[test]
+    fn over_the_budget_reservations_wait_their_turn_and_none_is_refused() {
+        let budget = MemoryBudget::new(400);
+        let first = budget.charge(240);
+        let mut context = Context::from_waker(Waker::noop());
+        let mut large = pin!(budget.reserve(150));
+        assert!(large.as_mut().poll(&mut context).is_pending());
+        assert!(budget.try_reserve(30).is_none(), "a small one does not overtake a large one");
+        let mut small = pin!(budget.reserve(30));
+        assert!(small.as_mut().poll(&mut context).is_pending());
+        drop(first);
+        assert!(small.as_mut().poll(&mut context).is_pending(), "the first in the queue is first");
+        let Poll::Ready(large) = large.as_mut().poll(&mut context) else { panic!("there is room") };
+        let Poll::Ready(small) = small.as_mut().poll(&mut context) else { panic!("there is room") };
+        assert_eq!((budget.used(), budget.waiting()), (180, 0));
+        drop((large, small));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn one_that_is_larger_than_all_gets_through_alone_and_a_cancelled_one_blocks_nobody() {
+        let budget = MemoryBudget::new(400);
+        let mut context = Context::from_waker(Waker::noop());
+        let held = budget.charge(1);
+        {
+            let mut huge = pin!(budget.reserve(1_000));
+            assert!(huge.as_mut().poll(&mut context).is_pending());
+            assert_eq!(budget.waiting(), 1);
+        }
+        assert!(budget.try_reserve(299).is_some(), "the cancelled one is gone");
+        drop(held);
+        let Poll::Ready(huge) = pin!(budget.reserve(1_000)).poll(&mut context) else { panic!("alone") };
+        assert!(budget.is_over());
+        let mut sum = budget.charge(5);
+        sum.absorb(huge);
+        drop(sum);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn receive_buffers_have_their_own_part() {
+        let budget = MemoryBudget::new(400);
+        let mut buffer = budget.try_buffer(100).expect("a quarter is for buffers");
+        assert!(budget.try_buffer(1).is_none());
+        assert!(budget.try_reserve(300).is_some(), "and the rest is not touched by them");
+        buffer.shrink(40);
+        assert_eq!(budget.used(), 40);
+        assert!(budget.try_buffer(60).is_some());
+        drop(buffer);
+        assert_eq!(budget.used(), 0);
     }
 }

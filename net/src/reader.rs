@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use martlet_runtime::{RecvHalf, Runtime};
 
 use crate::config::ConnectionLimits;
-use crate::memory::{MemoryBudget, Reservation};
+use crate::memory::{BufferReservation, MemoryBudget, Reservation};
 
 /// Bytes of the length field in front of a frame.
 pub const LENGTH_BYTES: usize = 4;
@@ -53,7 +53,7 @@ pub struct FrameReader {
     buffer: BytesMut,
     chunk: usize,
     /// What a chunk above the smallest size costs.
-    chunk_reservation: Option<Reservation>,
+    chunk_reservation: Option<BufferReservation>,
     received_bytes: u64,
 }
 
@@ -194,13 +194,15 @@ impl FrameReader {
     fn adapt(&mut self, count: usize, room: usize) {
         if count == room && self.chunk < CHUNK_BYTES_MAX {
             let larger = self.chunk * 4;
-            if let Some(reservation) = self.memory.try_reserve(larger) {
-                self.chunk_reservation = Some(reservation);
+            if let Some(more) = self.memory.try_buffer(larger) {
+                self.chunk_reservation = Some(more);
                 self.chunk = larger;
             }
         } else if count < self.chunk / 16 && self.chunk > CHUNK_BYTES_MIN {
             self.chunk /= 4;
-            self.chunk_reservation = (self.chunk > CHUNK_BYTES_MIN).then(|| self.memory.charge(self.chunk));
+            if let Some(reservation) = &mut self.chunk_reservation {
+                reservation.shrink(self.chunk);
+            }
         }
     }
 }
