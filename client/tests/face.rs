@@ -1,5 +1,12 @@
 //! The tokio face against a broker in memory over loopback.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test says so by failing"
+)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

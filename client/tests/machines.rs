@@ -1,6 +1,13 @@
 //! The machines without I/O in a small world of one seed: connections that delay, break and deliver late, a broker
 //! that refuses now and then. What the broker has must be what the client was told.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test says so by failing"
+)]
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

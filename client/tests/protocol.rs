@@ -1,5 +1,12 @@
 //! The examples of the specification are what this build writes and reads.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test says so by failing"
+)]
+
 use std::collections::BTreeMap;
 
 use martlet_core::native::{

@@ -1,6 +1,13 @@
 //! How fast one producer and one consumer go against a broker in memory over loopback. Not a test of speed: it prints
 //! figures, for `cargo test --release -p martlet-client --test throughput -- --ignored --nocapture`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test says so by failing"
+)]
+
 use std::time::Instant;
 
 use martlet_client::{Consumer, ConsumerConfig, Producer, ProducerConfig, Record};

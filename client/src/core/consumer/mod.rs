@@ -381,7 +381,6 @@ impl ConsumerCore {
         }
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the fields of one answer")]
     fn frames(
         &mut self,
         partition: u32,
