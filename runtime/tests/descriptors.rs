@@ -1,6 +1,8 @@
 //! What is the ring driver's alone: descriptors that come and go, addresses, links that break. One test in this
 //! process at a time, since descriptors are counted.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -2,6 +2,7 @@
 //! `RUSTFLAGS="--cfg loom" cargo test -p martlet-runtime --test loom`; threads are preempted at most twice in
 //! one run, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
 #![cfg(loom)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
 use loom::future::block_on;
 use loom::sync::atomic::{AtomicUsize, Ordering};

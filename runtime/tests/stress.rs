@@ -2,6 +2,8 @@
 //! sockets, files, mailboxes in a ring and wakes from foreign threads, while others compete for the processors.
 //! `MARTLET_STRESS_SECONDS` sets how long (5 unless told; CI takes 60).
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,8 +1,11 @@
 //! One suite for every driver: what a runtime promises, whatever is below it. Each driver has a [`harness::Harness`].
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
+
 mod files;
 mod harness;
 mod mailboxes;
+mod sim;
 mod sockets;
 mod tasks;
 mod timers;
