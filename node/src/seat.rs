@@ -21,7 +21,7 @@ use crate::message::{Batch, Control, Item, StartStep};
 use crate::service::{gateway_of, serve};
 use crate::shard::{Shard, ShardParts};
 use crate::shard_core::ShardCore;
-use crate::storage::{self, Placement};
+use crate::storage::{self, DataLock, Placement};
 
 /// What a shard needs to run: its number, the configuration, and its ends of the mailboxes. `Send`.
 pub struct ShardSeat {
@@ -135,9 +135,9 @@ struct Start {
 impl Start {
     async fn run(mut self, gateways: &Gateways) -> Result<Rc<Shard>, NodeError> {
         let mut early = Vec::new();
-        let placement = self.placement(&mut early).await?;
+        let (placement, data_lock) = self.placement(&mut early).await?;
         if self.shard == ShardId(0) && placement.is_first_start() {
-            self.wait_for_others(&mut early).await?;
+            self.wait_for_others(&mut early).await;
         }
         let pump = Pump::new(self.runtime.clone(), self.config.data_dir.clone(), PumpConfig::default());
         let pump = Rc::new(pump);
@@ -152,7 +152,14 @@ impl Start {
         };
         let links: Vec<Option<Rc<Link>>> = others.into_iter().enumerate().map(link).collect();
         let core = ShardCore::new(engine, store, links.clone());
-        let parts = ShardParts { runtime: runtime.clone(), id: shard, config: Rc::new(config), handle, pump };
+        let parts = ShardParts {
+            runtime: runtime.clone(),
+            id: shard,
+            config: Rc::new(config),
+            handle,
+            pump,
+            data_lock,
+        };
         let running = Shard::new(parts, core);
         for link in links.into_iter().flatten() {
             let running = running.clone();
@@ -181,40 +188,51 @@ impl Start {
     }
 
     /// Which log this shard opens: found by shard 0, heard from it by the others.
-    async fn placement(&mut self, early: &mut Vec<Batch>) -> Result<Placement, NodeError> {
+    async fn placement(
+        &mut self,
+        early: &mut Vec<Batch>,
+    ) -> Result<(Placement, Option<DataLock>), NodeError> {
         if self.shard == ShardId(0) {
-            let placement = storage::place(&self.runtime, &self.config).await?;
+            let (placement, lock) = storage::place(&self.runtime, &self.config).await?;
             for other in self.others.iter().flatten() {
                 let items = vec![Item::Start(StartStep::Storage(placement.clone()))];
                 // A shard that has ended says so itself.
                 let _ = other.send(Batch { from: self.shard, items }).await;
             }
-            return Ok(placement);
+            return Ok((placement, Some(lock)));
         }
         loop {
-            let batch = self.inbox.recv().await.ok_or(NodeError::Stopped)?;
+            let batch = self.hear().await;
             let placement = batch.items.iter().find_map(|item| match item {
                 Item::Start(StartStep::Storage(placement)) => Some(placement.clone()),
                 _ => None,
             });
             early.push(batch);
             if let Some(placement) = placement {
-                return Ok(placement);
+                return Ok((placement, None));
             }
         }
     }
 
+    /// What another shard says. If all others have ended, the node is about to be stopped, and whoever ended first says
+    /// why.
+    async fn hear(&mut self) -> Batch {
+        match self.inbox.recv().await {
+            Some(batch) => batch,
+            None => std::future::pending().await,
+        }
+    }
+
     /// The log of shard 0 is made last: see [`storage::place`].
-    async fn wait_for_others(&mut self, early: &mut Vec<Batch>) -> Result<(), NodeError> {
+    async fn wait_for_others(&mut self, early: &mut Vec<Batch>) {
         let others = usize::from(self.config.shards) - 1;
         let mut opened = 0;
         while opened < others {
-            let batch = self.inbox.recv().await.ok_or(NodeError::Stopped)?;
+            let batch = self.hear().await;
             opened +=
                 batch.items.iter().filter(|item| matches!(item, Item::Start(StartStep::Opened))).count();
             early.push(batch);
         }
-        Ok(())
     }
 }
 

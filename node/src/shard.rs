@@ -24,6 +24,7 @@ use crate::config::NodeConfig;
 use crate::handle::{BoundListener, NodeHandle};
 use crate::message::{Batch, Item, StartStep, StopStep};
 use crate::shard_core::ShardCore;
+use crate::storage::DataLock;
 
 /// Batches taken from the mailbox in one turn.
 const BATCHES_A_TURN: usize = 64;
@@ -43,6 +44,7 @@ pub(crate) struct Shard {
     /// Steps of starting and stopping that have come from other shards.
     pub(crate) steps: Steps,
     pump: Rc<Pump>,
+    _data_lock: Option<DataLock>,
     /// The store may have requests.
     dirty: Cell<bool>,
     work: Event,
@@ -65,7 +67,7 @@ pub(crate) struct Steps {
 
 impl Shard {
     pub(crate) fn new(parts: ShardParts, core: ShardCore) -> Rc<Shard> {
-        let ShardParts { runtime, id, config, handle, pump } = parts;
+        let ShardParts { runtime, id, config, handle, pump, data_lock } = parts;
         Rc::new(Shard {
             memory: MemoryBudget::new(config.connections.shard_memory_bytes),
             core: RefCell::new(core),
@@ -85,6 +87,7 @@ impl Shard {
             config,
             handle,
             pump,
+            _data_lock: data_lock,
         })
     }
 
@@ -262,6 +265,8 @@ pub(crate) struct ShardParts {
     pub(crate) config: Rc<NodeConfig>,
     pub(crate) handle: NodeHandle,
     pub(crate) pump: Rc<Pump>,
+    /// Shard 0 holds it for all.
+    pub(crate) data_lock: Option<DataLock>,
 }
 
 /// Flushes first, then what readers wait for, then what frees space.

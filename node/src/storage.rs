@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use martlet_core::{ShardId, WalId};
-use martlet_runtime::Runtime;
+use martlet_runtime::{DirectFile, Runtime};
 use martlet_shard::Engine;
 use martlet_wal::io::{IoId, IoOutcome, IoRequest};
 use martlet_wal::layout::superblock::Superblock;
@@ -45,14 +45,26 @@ impl Placement {
     }
 }
 
-/// Finds the logs below the data directory and says which shard opens which. If they were made for another number of
-/// shards, their partitions are moved to new logs first.
-pub(crate) async fn place(runtime: &Runtime, config: &NodeConfig) -> Result<Placement, NodeError> {
+/// The lock of a data directory; held while a node lives.
+#[derive(Debug)]
+pub(crate) struct DataLock {
+    _file: DirectFile,
+}
+
+/// Locks the data directory, finds the logs below it and says which shard opens which. If they were made for another
+/// number of shards, their partitions are moved to new logs first.
+pub(crate) async fn place(
+    runtime: &Runtime,
+    config: &NodeConfig,
+) -> Result<(Placement, DataLock), NodeError> {
+    let pump = Rc::new(Pump::new(runtime.clone(), config.data_dir.clone(), PumpConfig::default()));
+    let _file = patiently(runtime, config, async || pump.lock_data().await).await?;
+    Ok((find(runtime, &pump, config).await?, DataLock { _file }))
+}
+
+async fn find(runtime: &Runtime, pump: &Rc<Pump>, config: &NodeConfig) -> Result<Placement, NodeError> {
     let failed =
         |what: &str, error: io::Error| storage(format!("{what} in {}: {error}", config.data_dir.display()));
-    let made = runtime.make_directory_all(config.data_dir.clone()).await;
-    made.map_err(|error| failed("cannot make directories", error))?;
-    let pump = Rc::new(Pump::new(runtime.clone(), config.data_dir.clone(), PumpConfig::default()));
     let found = pump.discover().await.map_err(|error| failed("cannot look for logs", error))?;
     if found.is_empty() {
         return assign(runtime, config, &found);
@@ -70,7 +82,7 @@ pub(crate) async fn place(runtime: &Runtime, config: &NodeConfig) -> Result<Plac
             found.len()
         )));
     }
-    move_partitions(runtime, &pump, config, &found).await?;
+    move_partitions(runtime, pump, config, &found).await?;
     let found = pump.discover().await.map_err(|error| failed("cannot look for logs", error))?;
     assign(runtime, config, &found)
 }
@@ -174,17 +186,29 @@ pub(crate) async fn open(
     opened.map_err(|error| storage(error.to_string()))
 }
 
-/// A killed process may hold its log for a moment: the kernel still finishes what it had asked for.
 async fn lock(runtime: &Runtime, pump: &Pump, config: &NodeConfig, wal: WalId) -> Result<(), NodeError> {
+    patiently(runtime, config, async || Ok(pump.lock(wal).await?.then_some(()))).await
+}
+
+/// Tries to take a lock until it is free. A killed process may hold its log for a moment: the kernel still finishes
+/// what it had asked for.
+async fn patiently<T>(
+    runtime: &Runtime,
+    config: &NodeConfig,
+    attempt: impl AsyncFn() -> io::Result<Option<T>>,
+) -> Result<T, NodeError> {
     let until = runtime.instant().after(config.lock_wait);
     loop {
-        match pump.lock(wal).await {
-            Ok(true) => return Ok(()),
-            Ok(false) if runtime.instant() >= until => {
+        match attempt().await {
+            Ok(Some(locked)) => return Ok(locked),
+            Ok(None) if runtime.instant() >= until => {
                 return Err(NodeError::Locked { path: config.data_dir.clone() });
             }
-            Ok(false) => runtime.sleep(LOCK_RETRY).await,
-            Err(error) => return Err(storage(format!("cannot lock log {wal}: {error}"))),
+            Ok(None) => runtime.sleep(LOCK_RETRY).await,
+            Err(error) => {
+                let directory = config.data_dir.display();
+                return Err(storage(format!("cannot lock the log in {directory}: {error}")));
+            }
         }
     }
 }
