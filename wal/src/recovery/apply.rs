@@ -13,7 +13,7 @@ use crate::layout::flush::FlushHeader;
 
 /// Offsets skipped in a partition whose last frames may lie in bytes that cannot be read: more than any flush can hold,
 /// so that no offset is ever used twice.
-pub const OFFSETS_SKIPPED_AFTER_LOSS: u64 = 1 << 32;
+const OFFSETS_SKIPPED_AFTER_LOSS: u64 = 1 << 32;
 
 /// The index being put together.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use crate::index::FrameCache;
 
 /// Written buffers, oldest first.
 #[derive(Debug)]
-pub struct TailCache {
+pub(crate) struct TailCache {
     buffers: VecDeque<(u64, Bytes)>,
     bytes: usize,
     bytes_max: usize,
@@ -17,12 +17,12 @@ pub struct TailCache {
 
 impl TailCache {
     #[must_use]
-    pub fn new(bytes_max: usize) -> TailCache {
+    pub(crate) fn new(bytes_max: usize) -> TailCache {
         TailCache { buffers: VecDeque::new(), bytes: 0, bytes_max }
     }
 
     /// Adds the buffer that was written at `position`, above all before it, and drops the oldest over the bound.
-    pub fn push(&mut self, position: u64, buffer: Bytes) {
+    pub(crate) fn push(&mut self, position: u64, buffer: Bytes) {
         debug_assert!(self.buffers.back().is_none_or(|(last, held)| last + held.len() as u64 <= position));
         self.bytes += buffer.len();
         self.buffers.push_back((position, buffer));
@@ -33,7 +33,7 @@ impl TailCache {
     }
 
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 }

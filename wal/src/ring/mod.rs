@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use martlet_core::checksum::{crc32c, crc32c_of};
 use martlet_core::{Instant, Lsn};
 
-pub use cache::TailCache;
+pub(crate) use cache::TailCache;
 
 use crate::config::{StoreConfig, planted};
 use crate::index::RingShape;

@@ -16,7 +16,7 @@ use crate::read::{ReadEnd, ReadStart};
 use crate::recovery::{NewWal, Recovery, ReplayItem};
 use crate::testing::{Bench, Dice, ModelDisk, recover_and_crash};
 
-const WAL: WalId = WalId(0x77);
+pub(super) const WAL: WalId = WalId(0x77);
 const PARTITIONS: u64 = 6;
 
 fn new_wal() -> NewWal {
@@ -24,7 +24,7 @@ fn new_wal() -> NewWal {
     NewWal { wal: WAL, cluster: 1, node: NodeId(1), shard: 0, shards: 1, geometry }
 }
 
-fn config() -> StoreConfig {
+pub(super) fn config() -> StoreConfig {
     StoreConfig {
         flush_bytes_max: 16 * 1024,
         staging_bytes_max: 48 * 1024,
@@ -41,45 +41,45 @@ fn config() -> StoreConfig {
 
 /// A frame that was staged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Appended {
-    partition: PartitionId,
-    base: Offset,
-    end: Offset,
-    length: usize,
+pub(super) struct Appended {
+    pub(super) partition: PartitionId,
+    pub(super) base: Offset,
+    pub(super) end: Offset,
+    pub(super) length: usize,
     /// Never used twice: tells a frame from one that was lost and had the same offsets.
-    salt: u64,
-    lsn: Lsn,
+    pub(super) salt: u64,
+    pub(super) lsn: Lsn,
 }
 
 #[derive(Clone, Debug, Default)]
-struct PartitionModel {
-    frames: Vec<Appended>,
+pub(super) struct PartitionModel {
+    pub(super) frames: Vec<Appended>,
     /// Log starts that were asked for, with their records.
-    trims: Vec<(Offset, Lsn)>,
-    dropped: Option<Lsn>,
+    pub(super) trims: Vec<(Offset, Lsn)>,
+    pub(super) dropped: Option<Lsn>,
 }
 
 /// What should be in the log.
 #[derive(Debug, Default)]
-struct Model {
-    partitions: BTreeMap<PartitionId, PartitionModel>,
+pub(super) struct Model {
+    pub(super) partitions: BTreeMap<PartitionId, PartitionModel>,
     /// All frames and notes since the beginning, as numbers, in the order of the log.
-    frames_logged: u64,
-    frame_lsns: Vec<Lsn>,
-    note_lsns: Vec<Lsn>,
-    notes_logged: u64,
-    salt: u64,
-    next_partition: u64,
+    pub(super) frames_logged: u64,
+    pub(super) frame_lsns: Vec<Lsn>,
+    pub(super) note_lsns: Vec<Lsn>,
+    pub(super) notes_logged: u64,
+    pub(super) salt: u64,
+    pub(super) next_partition: u64,
 }
 
-fn body(salt: u64, length: usize) -> Bytes {
+pub(super) fn body(salt: u64, length: usize) -> Bytes {
     let mut dice = Dice::new(salt.wrapping_mul(0x9e37));
     Bytes::from((0..length).map(|_| dice.roll() as u8).collect::<Vec<u8>>())
 }
 
 /// What the processes of one seed did.
 #[derive(Clone, Copy, Debug, Default)]
-struct Done {
+pub(super) struct Done {
     crashes: u64,
     checkpoints: u64,
     settled_runs: u64,
@@ -101,18 +101,18 @@ impl Done {
     }
 }
 
-struct World {
-    config: StoreConfig,
-    bench: Bench,
+pub(super) struct World {
+    pub(super) config: StoreConfig,
+    pub(super) bench: Bench,
     /// Writes and syncs may fail.
-    faults: bool,
-    model: Model,
-    dice: Dice,
-    done: Done,
+    pub(super) faults: bool,
+    pub(super) model: Model,
+    pub(super) dice: Dice,
+    pub(super) done: Done,
 }
 
 impl World {
-    fn new(seed: u64, config: StoreConfig) -> World {
+    pub(super) fn new(seed: u64, config: StoreConfig) -> World {
         let mut dice = Dice::new(seed);
         let mut disk = ModelDisk::new();
         // Making a log may be interrupted at any step as well.
@@ -220,7 +220,7 @@ impl World {
         [self.model.frames_logged.to_le_bytes(), self.model.notes_logged.to_le_bytes()].concat()
     }
 
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         match self.dice.below(100) {
             0..35 => self.append(),
             35..40 => self.note(),
@@ -438,7 +438,7 @@ fn read(bench: &mut Bench, partition: PartitionId, from: Offset, upto: Offset) -
     }
 }
 
-fn run(seed: u64, steps: u64, config: StoreConfig, faults: bool) -> World {
+pub(super) fn run(seed: u64, steps: u64, config: StoreConfig, faults: bool) -> World {
     let mut world = World::new(seed, config);
     world.faults = faults;
     for _ in 0..steps {
@@ -452,7 +452,7 @@ fn run(seed: u64, steps: u64, config: StoreConfig, faults: bool) -> World {
 }
 
 /// Seeds of one run: `MARTLET_WAL_SEEDS=from..to` for more.
-fn seeds() -> std::ops::Range<u64> {
+pub(super) fn seeds() -> std::ops::Range<u64> {
     let given = std::env::var("MARTLET_WAL_SEEDS").ok();
     let range = given.as_deref().and_then(|text| text.split_once(".."));
     range.map_or(0..40, |(from, to)| from.parse().unwrap()..to.parse().unwrap())
@@ -470,144 +470,4 @@ fn acknowledged_records_survive_crashes_at_any_step() {
     println!("{done:?}");
     assert!(done.crashes > 150 && done.checkpoints > 200 && done.torn > 15, "{done:?}");
     assert!(done.settled_runs > 500 && done.carried_bytes > 100_000 && done.fenced > 3, "{done:?}");
-}
-
-#[cfg(feature = "planted-bugs")]
-#[test]
-fn planted_bugs_are_caught() {
-    use crate::config::PlantedBugs;
-    let none = PlantedBugs::default();
-    let planted = [
-        PlantedBugs { skip_sync: true, ..none },
-        PlantedBugs { ack_before_flush: true, ..none },
-        PlantedBugs { reuse_ring_early: true, ..none },
-        PlantedBugs { skip_directory_sync: true, ..none },
-        PlantedBugs { settle_overwrites: true, ..none },
-    ];
-    for bug in planted {
-        let config = StoreConfig { planted: bug, ..config() };
-        let caught =
-            (0..200).find(|seed| catch_unwind(AssertUnwindSafe(|| run(*seed, 3000, config, false))).is_err());
-        println!("{bug:?}: caught by seed {caught:?}");
-        assert!(caught.is_some(), "{bug:?} was not caught");
-    }
-    let config = StoreConfig { planted: PlantedBugs { skip_checksum: true, ..none }, ..config() };
-    let caught = (0..20).find(|seed| catch_unwind(AssertUnwindSafe(|| rot(*seed, 100, config))).is_err());
-    assert!(caught.is_some(), "skip_checksum was not caught");
-}
-
-impl World {
-    /// Every frame that is served is right; those that are not lie in reported holes. Returns bytes that are missing.
-    fn compare_damaged(&self, bench: &mut Bench) -> usize {
-        let mut missing = 0;
-        for (partition, log) in &self.model.partitions {
-            let Some(extent) = bench.store.extent(*partition) else {
-                assert!(log.dropped.is_some() || log.frames.is_empty(), "{partition} is lost");
-                continue;
-            };
-            let end = log.frames.last().map_or(0, |frame| frame.end);
-            assert!(
-                extent.next_offset >= end,
-                "{partition}: offsets from {} on would be used twice",
-                extent.next_offset
-            );
-            let by_base: BTreeMap<Offset, &Appended> =
-                log.frames.iter().map(|frame| (frame.base, frame)).collect();
-            let mut served = BTreeSet::new();
-            let mut at = extent.log_start;
-            while at < extent.next_offset {
-                match read_any(bench, *partition, at, extent.next_offset) {
-                    Ok(frames) => {
-                        for (header, bytes) in frames {
-                            let header = FrameHeader::decode(&header).unwrap();
-                            let known = by_base[&header.base_offset];
-                            assert_eq!((known.salt, header.end_offset()), (header.transaction, known.end));
-                            assert!(bytes == body(known.salt, known.length), "{partition} {}", known.base);
-                            served.insert(known.base);
-                            at = known.end;
-                        }
-                    }
-                    Err(next) => {
-                        assert!(next > at, "a hole leads on");
-                        at = next;
-                    }
-                }
-            }
-            let floor = log.trims.iter().map(|(start, _)| *start).max().unwrap_or(0);
-            let lost = log.frames.iter().filter(|frame| frame.end > floor && !served.contains(&frame.base));
-            missing += lost.map(|frame| 128 + frame.length).sum::<usize>();
-        }
-        missing
-    }
-}
-
-/// Frames, or the end of a hole.
-type Served = Result<Vec<(Bytes, Bytes)>, Offset>;
-
-fn read_any(bench: &mut Bench, partition: PartitionId, from: Offset, upto: Offset) -> Served {
-    let end = match bench.store.read(partition, from, upto, 4096) {
-        ReadStart::Ended(end) => end,
-        ReadStart::Pending(id) => {
-            bench.settle_down();
-            let finished = bench.store.take_finished_reads();
-            finished.into_iter().find(|(found, _)| *found == id).unwrap().1
-        }
-    };
-    match end {
-        ReadEnd::Frames(frames) => {
-            assert!(!frames.is_empty());
-            Ok(frames.into_iter().map(|frame| (frame.header, frame.body)).collect())
-        }
-        ReadEnd::Hole { next_offset } => Err(next_offset),
-        other @ ReadEnd::OutOfRange { .. } => panic!("reading {partition} from {from} to {upto}: {other:?}"),
-    }
-}
-
-/// Flips one byte somewhere in the files of a proven log and opens it again; as often as asked for.
-fn rot(seed: u64, flips: u64, config: StoreConfig) -> (u64, u64) {
-    let mut world = World::new(seed, config);
-    for _ in 0..1500 {
-        world.step();
-    }
-    world.bench.settle_down();
-    world.bench.pass(20);
-    world.bench.settle_down();
-    let mut dice = Dice::new(seed ^ 0xdead);
-    let files: Vec<(FileId, u64)> = world.bench.disk.files().filter(|(_, length)| *length > 0).collect();
-    let (mut reported, mut silent) = (0, 0);
-    for _ in 0..flips {
-        let mut disk = world.bench.disk.snapshot();
-        let (file, length) = files[dice.below(files.len() as u64) as usize];
-        // Half of the flips hit the first bytes of a block, where headers are.
-        let at = match dice.below(2) {
-            0 => dice.below(length),
-            _ => (dice.below(length) / 4096 * 4096 + dice.below(300)).min(length - 1),
-        };
-        disk.flip(file, at, 1 << dice.below(8));
-        let context = format!("seed {seed}: byte {at} of {file:?}");
-        let ended = catch_unwind(AssertUnwindSafe(|| {
-            let mut bench = Bench::start(Recovery::open(WAL, None, config), disk, Now::default()).unwrap();
-            let missing = world.compare_damaged(&mut bench);
-            assert!(missing <= 40 * 1024, "{missing} bytes are missing");
-            missing
-        }));
-        match ended {
-            Ok(0) => silent += 1,
-            Ok(_) => reported += 1,
-            Err(_) => panic!("{context}"),
-        }
-    }
-    (reported, silent)
-}
-
-#[test]
-fn rot_is_reported_and_never_served() {
-    let (mut reported, mut silent) = (0, 0);
-    for seed in seeds().take(10) {
-        let (more, none) = rot(seed, 60, config());
-        reported += more;
-        silent += none;
-    }
-    println!("{reported} flips made holes, {silent} hit nothing that is needed");
-    assert!(reported > 100);
 }

@@ -54,8 +54,8 @@ impl Store {
     /// Takes the outcome of a request. Outcomes of a fenced log change nothing but reads.
     pub fn complete(&mut self, id: IoId, outcome: IoOutcome, now: Now) {
         match IoIds::owner(id) {
-            IoIds::READ => return self.complete_read(id, outcome),
-            _ if self.fenced.is_some() => return,
+            IoIds::READ => self.complete_read(id, outcome),
+            _ if self.fenced.is_some() => {}
             RING_OWNER => self.complete_flush(id, &outcome, now.instant),
             FILES_OWNER => {
                 let retry_at = now.instant.after(self.config.full_retry_after);
