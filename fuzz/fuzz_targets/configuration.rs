@@ -1,4 +1,5 @@
-//! Feeds `configuration` with whatever libFuzzer makes. Owns nothing: the decoder and its checks stand in the library.
+//! Feeds `configuration` with whatever libFuzzer makes. Owns nothing: the decoder and its checks stand in the
+//! library.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| martlet_fuzz::configuration(bytes));

@@ -1,4 +1,5 @@
-//! Feeds `frame_header` with whatever libFuzzer makes. Owns nothing: the decoder and its checks stand in the library.
+//! Feeds `frame_header` with whatever libFuzzer makes. Owns nothing: the decoder and its checks stand in the
+//! library.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| martlet_fuzz::frame_header(bytes));

@@ -1,4 +1,5 @@
-//! Feeds `native_frames` with whatever libFuzzer makes. Owns nothing: the decoder and its checks stand in the library.
+//! Feeds `native_frames` with whatever libFuzzer makes. Owns nothing: the decoder and its checks stand in the
+//! library.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| martlet_fuzz::native_frames(bytes));

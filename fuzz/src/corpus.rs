@@ -1,5 +1,5 @@
-//! A good example for every decoder, made by its encoder. Owns no format: an example that its decoder refuses is a
-//! defect of this file, and the smoke test says so.
+//! A good example for every decoder, made by its encoder. Owns no format: an example that its decoder refuses
+//! is a defect of this file, and the smoke test says so.
 
 use bytes::Bytes;
 use martlet_core::frame::{FrameHeader, format};

@@ -1,7 +1,8 @@
-//! One function for each decoder: takes any bytes, must never panic, hang or take memory that the bytes do not pay for.
+//! One function for each decoder: takes any bytes, must never panic, hang or take memory that the bytes do
+//! not pay for.
 //!
-//! Owns what "decoded well" means beyond not panicking: what was accepted encodes to the same again. The fuzz targets
-//! and the smoke test call the same functions; [`corpus`] has a good example for each.
+//! Owns what "decoded well" means beyond not panicking: what was accepted encodes to the same again. The fuzz
+//! targets and the smoke test call the same functions; [`corpus`] has a good example for each.
 
 pub mod corpus;
 pub mod mutate;
@@ -104,7 +105,8 @@ pub fn record_header(bytes: &[u8]) {
 /// A run of a segment: its header, then its frames.
 pub fn run(bytes: &[u8]) {
     let Ok((header, _)) = RunHeader::decode(bytes) else { return };
-    // A reader knows the length of what it read before it parses; more frames than fit are refused by the header.
+    // A reader knows the length of what it read before it parses; more frames than fit are refused by the
+    // header.
     if header.length as usize > bytes.len() {
         return;
     }

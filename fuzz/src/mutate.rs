@@ -1,4 +1,5 @@
-//! Changes bytes the same way for the same seed, so that a failure can be repeated. Owns no randomness but its seed.
+//! Changes bytes the same way for the same seed, so that a failure can be repeated. Owns no randomness but
+//! its seed.
 
 use martlet_core::checksum::{crc32c, crc32c_of};
 

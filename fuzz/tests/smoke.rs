@@ -1,4 +1,5 @@
-//! Every decoder against changed examples, the same ones in every run. `MARTLET_FUZZ_ROUNDS` asks for more of them,
+//! Every decoder against changed examples, the same ones in every run. `MARTLET_FUZZ_ROUNDS` asks for more of
+//! them,
 //! `MARTLET_FUZZ_SEED` for others. A failure names target, seed and bytes.
 
 use std::panic::catch_unwind;

@@ -1,5 +1,5 @@
-//! Why a command ends without success, and the exit code that says so to scripts. The codes are documented and do
-//! not change.
+//! Why a command ends without success, and the exit code that says so to scripts. The codes are documented
+//! and do not change.
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! The binary `martlet`: the broker and its command line in one.
 //!
-//! Owns flags, configuration files, output and exit codes. Must never decide about a record: the broker is `node`,
-//! the client commands speak the native protocol through `martlet-client`.
+//! Owns flags, configuration files, output and exit codes. Must never decide about a record: the broker is
+//! `node`, the client commands speak the native protocol through `martlet-client`.
 
 mod cli;
 mod client_commands;

@@ -1,5 +1,7 @@
 //! The command line without a broker: configuration, help, exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
 mod support;
 
 use support::{Place, Start, martlet, told};

@@ -1,6 +1,8 @@
-//! Every example in the documents runs: blocks marked `sh` against a broker of their document's own, in order, and what
-//! they print must be the `text` block behind them. Blocks marked `console` are shown only, and may hold only what
-//! needs root, a fixed port or a build.
+//! Every example in the documents runs: blocks marked `sh` against a broker of their document's own, in
+//! order, and what they print must be the `text` block behind them. Blocks marked `console` are shown only,
+//! and may hold only what needs root, a fixed port or a build.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 mod support;
 
@@ -174,7 +176,10 @@ fn every_invariant_names_tests_that_exist() {
         let (_, kept) =
             paragraph.split_once("Kept by").unwrap_or_else(|| panic!("no test keeps: {paragraph}"));
         let names: Vec<&str> = kept.split('`').skip(1).step_by(2).collect();
-        assert!(!names.is_empty() && names.len() % 2 == 0, "file and test come in pairs: {paragraph}");
+        assert!(
+            !names.is_empty() && names.len().is_multiple_of(2),
+            "file and test come in pairs: {paragraph}"
+        );
         for pair in names.chunks(2) {
             let text = std::fs::read_to_string(root().join(pair[0])).unwrap_or_default();
             assert!(text.contains(&format!("fn {}(", pair[1])), "there is no test {pair:?}");

@@ -1,4 +1,7 @@
-//! Records in and out of a real broker: framings, keys, partitions, cursors, places, what is told and how it ends.
+//! Records in and out of a real broker: framings, keys, partitions, cursors, places, what is told and how it
+//! ends.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 mod support;
 

@@ -1,5 +1,7 @@
-//! A broker that is stopped, killed, started with other shards, started twice: nothing acknowledged is lost, no
-//! offset is used twice, cursors never go back.
+//! A broker that is stopped, killed, started with other shards, started twice: nothing acknowledged is lost,
+//! no offset is used twice, cursors never go back.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 mod support;
 
@@ -68,6 +70,38 @@ fn a_second_broker_on_the_same_data_is_refused() {
     broker.ok_with(&["produce", "t"], b"still here\n");
     assert_eq!(broker.ok_text(&["consume", "t", "--until-end"]), "still here\n");
     assert_eq!(broker.stop(), Some(0));
+}
+
+#[test]
+fn a_stopped_log_is_verified_and_damage_in_it_is_found() {
+    let place = Place::new("verify");
+    let start = Start::new(&place);
+    let data = start.data_dir.to_str().unwrap();
+    let verify = |expected: i32| -> serde_json::Value {
+        let output = support::martlet(&["storage", "verify", "--format", "json", "--data-dir", data]);
+        assert_eq!(output.status.code(), Some(expected), "{}", support::told(&output));
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    };
+    assert!(verify(1).is_null(), "nothing is there yet");
+    let broker = start.run();
+    let text = real_text(2000).join("\n") + "\n";
+    broker.ok_with(&["produce", "t"], text.as_bytes());
+    assert!(verify(1).is_null(), "a broker has it open");
+    assert_eq!(broker.stop(), Some(0));
+    let clean = verify(0);
+    assert_eq!(clean["clean"], true, "{clean}");
+    assert!(clean["checked"]["frames_in_rings"].as_u64().unwrap() > 0, "{clean}");
+    // One bit in the middle of the records of the ring.
+    let wal = std::fs::read_dir(start.data_dir.join("wal")).unwrap().next().unwrap().unwrap().path();
+    let ring = wal.join("ring-0000");
+    let mut bytes = std::fs::read(&ring).unwrap();
+    let needle = text.lines().find(|line| line.len() > 60).unwrap().as_bytes();
+    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&ring, bytes).unwrap();
+    let damaged = verify(5);
+    assert_eq!(damaged["clean"], false, "{damaged}");
+    assert!(!damaged["problems"].as_array().unwrap().is_empty(), "{damaged}");
 }
 
 #[test]

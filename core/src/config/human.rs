@@ -17,8 +17,8 @@ const BYTE_UNITS: &[(&str, u64)] = &[
 const TIME_UNITS: &[(&str, u64)] =
     &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 7 * 86_400_000)];
 
-/// Bytes from a number with a unit: B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (powers of 1024), in
-/// any case; a bare number is bytes.
+/// Bytes from a number with a unit: B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB, TiB (powers of 1024),
+/// in any case; a bare number is bytes.
 ///
 /// # Errors
 /// A sentence with the forms that are understood.

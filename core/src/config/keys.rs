@@ -1,5 +1,5 @@
-//! The table of keys. Owns every name, type, range and default of the configuration; docs and `config show` are
-//! made from it, so a key that is not here does not exist.
+//! The table of keys. Owns every name, type, range and default of the configuration; docs and `config show`
+//! are made from it, so a key that is not here does not exist.
 
 use std::time::Duration;
 

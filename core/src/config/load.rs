@@ -11,8 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::keys::{KEYS, Key, Kind, find, nearest};
 use super::{ConfigError, Value};
 
-/// Environment variables with our prefix that are not keys: the command line's, and those Kubernetes sets for a
-/// service that is called `martlet`.
+/// Environment variables with our prefix that are not keys: the command line's, and those Kubernetes sets for
+/// a service that is called `martlet`.
 const OTHER_VARIABLES: &[&str] = &["MARTLET_SERVER", "MARTLET_CONFIG", "MARTLET_PORT"];
 const OTHER_VARIABLE_PREFIXES: &[&str] = &["MARTLET_SERVICE_", "MARTLET_PORT_", "MARTLET_TEST_"];
 

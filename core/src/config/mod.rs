@@ -1,9 +1,11 @@
 //! The configuration model: one table of keys, and what a file, the environment and flags say about them.
 //!
-//! Owns names, types, ranges, defaults and origins. Must never read a file or the environment: texts come in as
-//! values, so that the same bytes always give the same configuration. A key that is not in [`KEYS`] is an error.
+//! Owns names, types, ranges, defaults and origins. Must never read a file or the environment: texts come in
+//! as values, so that the same bytes always give the same configuration. A key that is not in [`KEYS`] is an
+//! error.
 //!
-//! Later sources win: default, file, environment (`MARTLET_` and the key in capitals with `_` for `.`), flags.
+//! Later sources win: default, file, environment (`MARTLET_` and the key in capitals with `_` for `.`),
+//! flags.
 
 mod human;
 mod keys;

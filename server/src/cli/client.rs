@@ -131,7 +131,8 @@ pub(crate) struct ProduceArguments {
     pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) framing: Framing,
-    /// Split each record at the first of these: what stands before it is the key. A record without it has no key.
+    /// Split each record at the first of these: what stands before it is the key. A record without it has no
+    /// key.
     #[arg(long, value_name = "TEXT", value_parser = unescape)]
     pub(crate) key_separator: Option<String>,
     /// When a record counts as sent: none, memory, replicated or durable [default: the topic's].
@@ -161,7 +162,8 @@ pub(crate) struct ProduceArguments {
 pub(crate) struct ConsumeArguments {
     /// NAME or persistent://TENANT/NAMESPACE/NAME.
     pub(crate) topic: String,
-    /// Where to begin: earliest, latest, an offset, or a time: RFC 3339, @MILLISECONDS, or an age as -10m. With
+    /// Where to begin: earliest, latest, an offset, or a time: RFC 3339, @MILLISECONDS, or an age as -10m.
+    /// With
     /// --cursor this is only used for partitions where the cursor is not there yet [default: earliest].
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) from: Option<From>,

@@ -1,4 +1,5 @@
-//! `martlet consume`: records of a topic to standard output. A cursor moves only behind what standard output took.
+//! `martlet consume`: records of a topic to standard output. A cursor moves only behind what standard output
+//! took.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -22,7 +23,7 @@ const COMMIT_EVERY: Duration = Duration::from_secs(1);
 pub(crate) fn run(arguments: &ConsumeArguments, server: &str, output: &Output) -> Result<(), Failure> {
     block_on(async {
         let mut reading = Reading::begin(arguments, server, *output).await?;
-        let outcome = reading.to_the_end().await;
+        let outcome = reading.read_to_end().await;
         // What was printed stays printed: the cursor must not lose it when the rest failed.
         let committed = reading.commit().await;
         outcome.and(committed)?;
@@ -101,7 +102,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Prints until the count, the end, or a signal.
-    async fn to_the_end(&mut self) -> Result<(), Failure> {
+    async fn read_to_end(&mut self) -> Result<(), Failure> {
         let listen = |kind| signal(kind).map_err(|error| Failure::io("cannot listen for signals", &error));
         let mut interrupt = listen(SignalKind::interrupt())?;
         let mut terminate = listen(SignalKind::terminate())?;

@@ -1,6 +1,6 @@
 //! Records in a stream of bytes: lines, zero-terminated, or length-prefixed. What [`Splitter`] reads from
-//! [`write_record`] is the same bytes again. Must never change a byte of a record, and never hold more than one
-//! record and one read.
+//! [`write_record`] is the same bytes again. Must never change a byte of a record, and never hold more than
+//! one record and one read.
 
 use std::io::{self, Read, Write};
 
@@ -58,8 +58,8 @@ impl<R: Read> Splitter<R> {
         self.bytes
     }
 
-    /// Calls `take` with every whole record that one read brings; `false` at the end of the input. A last record
-    /// without its end byte counts.
+    /// Calls `take` with every whole record that one read brings; `false` at the end of the input. A last
+    /// record without its end byte counts.
     ///
     /// # Errors
     /// The input cannot be read, a record is too long, or the last length has too few bytes behind it.

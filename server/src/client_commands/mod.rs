@@ -1,5 +1,5 @@
-//! Commands that talk to a broker over the native protocol. Owns how the client is set up and how its errors become
-//! exit codes.
+//! Commands that talk to a broker over the native protocol. Owns how the client is set up and how its errors
+//! become exit codes.
 
 pub(crate) mod consume;
 pub(crate) mod cursor;

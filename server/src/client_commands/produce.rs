@@ -1,5 +1,5 @@
-//! `martlet produce`: records from a stream into a topic. Success means that every record was acknowledged; a broker
-//! that restarts meanwhile costs time, not records.
+//! `martlet produce`: records from a stream into a topic. Success means that every record was acknowledged; a
+//! broker that restarts meanwhile costs time, not records.
 
 use std::fs::File;
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! The control thread: one tokio runtime for HTTP, signals and the end of the broker. Owns the order of start and
-//! stop: HTTP answers before the shards serve, and goes on until they have drained.
+//! The control thread: one tokio runtime for HTTP, signals and the end of the broker. Owns the order of start
+//! and stop: HTTP answers before the shards serve, and goes on until they have drained.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

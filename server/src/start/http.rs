@@ -1,5 +1,5 @@
-//! HTTP of the control thread: health, readiness, metrics, status. Read-only; must never block a shard, and answers
-//! while the shards recover and drain.
+//! HTTP of the control thread: health, readiness, metrics, status. Read-only; must never block a shard, and
+//! answers while the shards recover and drain.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

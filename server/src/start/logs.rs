@@ -1,5 +1,5 @@
-//! The log of the process on standard error, as text or JSON. Owns its level, the one setting of it that changes
-//! while the broker runs.
+//! The log of the process on standard error, as text or JSON. Owns its level, the one setting of it that
+//! changes while the broker runs.
 
 use std::io;
 

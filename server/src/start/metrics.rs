@@ -1,4 +1,5 @@
-//! Metrics in the OpenMetrics text form. Owns their names: `martlet_` in front, base units, bounded labels (only
+//! Metrics in the OpenMetrics text form. Owns their names: `martlet_` in front, base units, bounded labels
+//! (only
 //! `shard`).
 
 use std::fmt;

@@ -1,5 +1,5 @@
-//! `martlet start`: joins settings, shards on their threads, and the control thread into a broker, and ends it in
-//! order. Owns the life of the process; must never touch a record or a log file.
+//! `martlet start`: joins settings, shards on their threads, and the control thread into a broker, and ends
+//! it in order. Owns the life of the process; must never touch a record or a log file.
 
 mod control;
 mod http;

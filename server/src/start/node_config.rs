@@ -1,5 +1,5 @@
-//! From settings to what the node is started with. Owns the mapping of names; must never invent a value that is not
-//! a setting or derived from one.
+//! From settings to what the node is started with. Owns the mapping of names; must never invent a value that
+//! is not a setting or derived from one.
 
 use std::time::Duration;
 
@@ -64,8 +64,8 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
     Ok(config)
 }
 
-/// How one shard's part of the budget is shared out, in bytes. The parts add up to less than the whole: the rest is
-/// for indexes and tasks.
+/// How one shard's part of the budget is shared out, in bytes. The parts add up to less than the whole: the
+/// rest is for indexes and tasks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Memory {
     tail_cache: usize,

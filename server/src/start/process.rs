@@ -1,5 +1,5 @@
-//! What the operating system says about this process: open files, memory, processor time. Reads `/proc` and raises
-//! the soft limit of open files to the hard one; changes nothing else.
+//! What the operating system says about this process: open files, memory, processor time. Reads `/proc` and
+//! raises the soft limit of open files to the hard one; changes nothing else.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::warn;

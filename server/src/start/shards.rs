@@ -1,5 +1,5 @@
-//! The threads of the shards: on which core each runs, and which driver it gets. Decides before anything starts,
-//! so that a machine that cannot run a shard is told so with the remedy.
+//! The threads of the shards: on which core each runs, and which driver it gets. Decides before anything
+//! starts, so that a machine that cannot run a shard is told so with the remedy.
 
 use std::sync::Arc;
 

@@ -1,7 +1,8 @@
-//! A real broker in a process of its own, and the command line beside it. Every process is stopped by its own pid;
-//! a line of level ERROR in a broker's log fails the test that did not ask for it.
+//! A real broker in a process of its own, and the command line beside it. Every process is stopped by its own
+//! pid; a line of level ERROR in a broker's log fails the test that did not ask for it.
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on must stop")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};

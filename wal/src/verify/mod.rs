@@ -1,13 +1,17 @@
 //! `storage verify`: reads everything below a data directory and compares every checksum and index entry.
 //!
-//! Offline and read-only: it must never write, create or lock, and it must not run beside a broker that writes, whose
-//! half-done work it would report. Uses plain reads of the standard library, since nothing else is running.
+//! Offline and read-only: it must never write or create, and it must not run beside a broker that writes,
+//! whose half-done work it would report; [`OfflineLock`] keeps brokers out. Uses plain reads of the standard
+//! library, since nothing else is running.
 
 mod files;
+mod lock;
 mod segment;
 
 #[cfg(test)]
 mod tests;
+
+pub use lock::OfflineLock;
 
 use std::collections::BTreeSet;
 use std::fmt;
