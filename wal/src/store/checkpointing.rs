@@ -97,7 +97,9 @@ impl Store {
             return false;
         }
         let capacity = self.shape.capacity();
-        let gain = self.needed_from().saturating_sub(self.ring.freed_through());
+        // What a checkpoint frees ends where a flush starts; less is no gain, or it would be wanted for ever.
+        let start = self.ring.start_below(self.needed_from()).map_or(0, |start| start.position);
+        let gain = start.saturating_sub(self.ring.freed_through());
         gain >= capacity / FREED_SHARE && self.ring.used() * 8 > capacity * USED_EIGHTHS
     }
 
