@@ -13,6 +13,8 @@ use crate::io::{DirectoryId, FileId, IoFault, IoId, IoOutcome, IoRequest, Segmen
 
 /// Removals under way at a time.
 pub const RETIRED_IN_FLIGHT_MAX: usize = 8;
+/// Removed names of one partition whose directory is not synced yet.
+const UNSYNCED_MAX: usize = 1024;
 
 /// A file, or whatever is left in a partition's directory, to be removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,10 +31,22 @@ impl Retiring {
     }
 }
 
-/// Carries out what [`PartitionLogs`] retired.
+/// A request under way.
+#[derive(Clone, Debug)]
+enum Step {
+    Unlink(SegmentName),
+    List(PartitionId),
+    /// Makes the removal of these names durable.
+    Sync(PartitionId, Vec<SegmentName>),
+}
+
+/// Carries out what [`PartitionLogs`] retired. A removed name counts as gone when its directory was synced; until then
+/// a checkpoint names it, so that no crash leaves a file that nobody remembers.
 #[derive(Debug, Default)]
 pub struct Retirer {
-    flying: BTreeMap<IoId, Retiring>,
+    flying: BTreeMap<IoId, Step>,
+    /// Names removed whose directory was not synced since.
+    unlinked: BTreeMap<PartitionId, Vec<SegmentName>>,
     freed: u64,
     failed: u64,
     last_fault: Option<IoFault>,
@@ -46,44 +60,89 @@ impl Retirer {
         ids: &mut IoIds,
         durable: Lsn,
     ) -> Option<(IoId, IoRequest)> {
-        if self.flying.len() >= RETIRED_IN_FLIGHT_MAX || logs.retiring.front()?.after() > durable {
+        if self.flying.len() >= RETIRED_IN_FLIGHT_MAX {
             return None;
         }
-        let retiring = logs.retiring.pop_front()?;
-        let id = ids.next(IoIds::RETIRE);
-        self.flying.insert(id, retiring);
-        let request = match retiring {
-            Retiring::Segment { name, .. } => IoRequest::Unlink { file: FileId::Segment(name) },
-            Retiring::Partition { partition, .. } => IoRequest::ListSegments { partition },
+        let next = logs.retiring.front().filter(|retiring| retiring.after() <= durable).copied();
+        let (step, request) = match self.sync_due(next) {
+            Some(partition) => {
+                let names = self.unlinked.remove(&partition).unwrap_or_default();
+                let directory = DirectoryId::Partition(partition);
+                (Step::Sync(partition, names), IoRequest::SyncDirectory { directory })
+            }
+            None => {
+                let retiring = next?;
+                logs.retiring.pop_front();
+                match retiring {
+                    Retiring::Segment { name, .. } => {
+                        (Step::Unlink(name), IoRequest::Unlink { file: FileId::Segment(name) })
+                    }
+                    Retiring::Partition { partition, .. } => {
+                        (Step::List(partition), IoRequest::ListSegments { partition })
+                    }
+                }
+            }
         };
+        let id = ids.next(IoIds::RETIRE);
+        self.flying.insert(id, step);
         Some((id, request))
+    }
+
+    /// A partition whose removals can be made durable: no more of them follow at once, or there are many.
+    fn sync_due(&self, next: Option<Retiring>) -> Option<PartitionId> {
+        let follows = |partition: PartitionId| matches!(next, Some(Retiring::Segment { name, .. }) if name.partition == partition);
+        let flies = |partition: PartitionId| {
+            self.flying.values().any(|step| matches!(step, Step::Unlink(name) if name.partition == partition))
+        };
+        let due = self.unlinked.iter().find(|(partition, names)| {
+            names.len() >= UNSYNCED_MAX || !(follows(**partition) || flies(**partition))
+        });
+        due.map(|(partition, _)| *partition)
     }
 
     /// Takes the outcome of a request of [`Self::poll`].
     pub fn complete(&mut self, logs: &mut PartitionLogs, id: IoId, outcome: &IoOutcome) {
-        let Some(retiring) = self.flying.remove(&id) else { return };
-        match outcome {
-            IoOutcome::Segments(found) => {
-                let Retiring::Partition { partition, .. } = retiring else { return };
-                if logs.get(partition).is_none() {
+        let Some(step) = self.flying.remove(&id) else { return };
+        let fault = match outcome {
+            IoOutcome::Failed(IoFault::Missing) => None,
+            IoOutcome::Failed(fault) => Some(*fault),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            self.failed += 1;
+            self.last_fault = Some(fault);
+            return;
+        }
+        match step {
+            Step::Unlink(name) => self.unlinked.entry(name.partition).or_default().push(name),
+            Step::Sync(_, names) => self.freed += names.len() as u64,
+            Step::List(partition) => {
+                if let IoOutcome::Segments(found) = outcome
+                    && logs.get(partition).is_none()
+                {
                     for (name, _) in found {
                         logs.retire_segment(*name, Lsn(0));
                     }
                 }
             }
-            IoOutcome::Failed(IoFault::Missing) => {}
-            IoOutcome::Failed(fault) => {
-                self.failed += 1;
-                self.last_fault = Some(*fault);
-            }
-            _ => self.freed += 1,
         }
     }
 
     /// What is being removed right now: a checkpoint names it too, for the case that the machine stops.
     #[must_use]
     pub fn in_flight(&self) -> Vec<Retiring> {
-        self.flying.values().copied().collect()
+        let segment = |name: &SegmentName| Retiring::Segment { name: *name, after: Lsn(0) };
+        let mut all: Vec<Retiring> = self.unlinked.values().flatten().map(segment).collect();
+        for step in self.flying.values() {
+            match step {
+                Step::Unlink(name) => all.push(segment(name)),
+                Step::List(partition) => {
+                    all.push(Retiring::Partition { partition: *partition, after: Lsn(0) });
+                }
+                Step::Sync(_, names) => all.extend(names.iter().map(segment)),
+            }
+        }
+        all
     }
 
     /// Files removed in this process.
@@ -92,15 +151,9 @@ impl Retirer {
         self.freed
     }
 
-    /// Files that could not be removed, and why the last one could not.
+    /// Requests that failed, and why the last one did.
     #[must_use]
     pub fn failed(&self) -> (u64, Option<IoFault>) {
         (self.failed, self.last_fault)
-    }
-
-    /// The directory whose sync makes a removal durable.
-    #[must_use]
-    pub fn directory_of(name: SegmentName) -> DirectoryId {
-        DirectoryId::Partition(name.partition)
     }
 }

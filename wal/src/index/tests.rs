@@ -300,5 +300,9 @@ fn segments_below_the_log_start_are_freed_after_their_record_is_durable() {
     assert!(matches!(request, IoRequest::Unlink { .. }));
     assert_eq!(logs.checkpoint_retired(&retirer).0, [name], "until it is gone, a checkpoint names it");
     retirer.complete(&mut logs, id, &IoOutcome::Done);
+    assert_eq!(logs.checkpoint_retired(&retirer).0, [name], "until its removal is durable");
+    let (id, request) = retirer.poll(&mut logs, &mut ids, Lsn(5)).unwrap();
+    assert!(matches!(request, IoRequest::SyncDirectory { .. }));
+    retirer.complete(&mut logs, id, &IoOutcome::Done);
     assert!(logs.checkpoint_retired(&retirer).0.is_empty());
 }

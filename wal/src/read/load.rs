@@ -25,6 +25,8 @@ pub struct IndexLoad {
     walk: Walk,
     runs: Vec<RunEntry>,
     damaged: u32,
+    /// The last read failed and is tried once more before its block counts as damaged.
+    again: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +54,7 @@ impl IndexLoad {
             },
             runs: Vec::new(),
             damaged: 0,
+            again: false,
         }
     }
 
@@ -72,6 +75,11 @@ impl IndexLoad {
 
     /// Takes what the last request brought; `None` if it failed.
     pub fn feed(&mut self, bytes: Option<&[u8]>) {
+        if bytes.is_none() && !self.again {
+            self.again = true;
+            return;
+        }
+        self.again = false;
         match self.walk {
             Walk::Footer => self.footer(bytes),
             Walk::Header { at } => match bytes.and_then(|bytes| self.accept(bytes, at)) {
