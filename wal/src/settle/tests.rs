@@ -66,6 +66,10 @@ struct World {
     bench: Bench,
     dice: Dice,
     truths: BTreeMap<PartitionId, Truth>,
+    /// The partition of each slot; a dropped one is never used again.
+    slots: [u64; 6],
+    drops: bool,
+    dropped: Vec<(Lsn, PartitionId)>,
     steps: u64,
     settled_runs: u64,
     carried_bytes: u64,
@@ -79,6 +83,9 @@ impl World {
             bench,
             dice: Dice::new(seed),
             truths: BTreeMap::new(),
+            slots: [1, 2, 3, 4, 5, 6],
+            drops: false,
+            dropped: Vec::new(),
             steps: 0,
             settled_runs: 0,
             carried_bytes: 0,
@@ -87,7 +94,8 @@ impl World {
 
     fn partition(&mut self) -> PartitionId {
         // Partition 1 is busy, the others have little.
-        PartitionId(if self.dice.once_in(2) { 1 } else { 1 + self.dice.below(6) })
+        let slot = if self.dice.once_in(2) { 0 } else { self.dice.below(6) };
+        PartitionId(self.slots[slot as usize])
     }
 
     fn append(&mut self) {
@@ -145,6 +153,19 @@ impl World {
         truth.trims.push((lsn, start));
     }
 
+    fn drop_one(&mut self) {
+        let slot = self.dice.below(6) as usize;
+        let partition = PartitionId(self.slots[slot]);
+        if self.truths.contains_key(&partition)
+            && self.bench.store.admit(partition, 64, WriteClass::Reserve).is_ok()
+        {
+            let lsn = self.bench.store.drop_partition(partition);
+            self.truths.remove(&partition);
+            self.dropped.push((lsn, partition));
+            self.slots[slot] += 6;
+        }
+    }
+
     fn learn(&mut self) {
         let durable = self.bench.store.durable();
         for truth in self.truths.values_mut() {
@@ -163,6 +184,7 @@ impl World {
             55 => self.trim(),
             56 => self.bench.pass(20),
             57 => self.read_somewhere(),
+            58 if self.drops && self.dice.once_in(12) => self.drop_one(),
             _ => self.bench.complete_one(&mut self.dice),
         }
         if self.bench.store.checkpoint_wanted() || self.dice.once_in(400) {
@@ -220,6 +242,13 @@ impl World {
     fn verify(&mut self, durable: Lsn) {
         assert!(self.bench.report.damage.is_empty(), "{:?}", self.bench.report.damage);
         assert!(self.bench.report.holes.is_empty(), "{:?}", self.bench.report.holes);
+        for (lsn, partition) in std::mem::take(&mut self.dropped) {
+            let open = self.bench.store.extent(partition).is_some();
+            assert!(!open || lsn > durable, "{partition:?} came back");
+            if open {
+                self.bench.store.drop_partition(partition);
+            }
+        }
         let partitions: Vec<PartitionId> = self.truths.keys().copied().collect();
         for partition in partitions {
             let mut truth = self.truths[&partition].clone();
@@ -281,6 +310,7 @@ impl World {
                     truth.acked_start = truth.log_start;
                     truth.sent.values_mut().for_each(|sent| sent.lsn = Lsn(0));
                 });
+                self.dropped.iter_mut().for_each(|(lsn, _)| *lsn = Lsn(0));
                 disk
             }
             _ => self.bench.crash(&mut self.dice),
@@ -294,12 +324,19 @@ impl World {
 
 fn run(seed: u64, rounds: u64) -> World {
     let mut world = World::new(seed);
+    world.drops = true;
     for _ in 0..rounds {
         let steps = 200 + world.dice.below(3_000);
         for _ in 0..steps {
             world.step();
         }
         world = world.restart();
+    }
+    world.bench.settle_down();
+    for (file, _) in world.bench.disk.files() {
+        if let FileId::Segment(name) = file {
+            assert!(world.bench.store.extent(name.partition).is_some(), "{name:?} was left behind");
+        }
     }
     world
 }
@@ -468,8 +505,17 @@ fn a_flipped_byte_in_a_segment_is_never_served_and_the_rest_stays_readable() {
         copy.flip(file, at, 1 << dice.below(8));
         let bench = Bench::start(Recovery::open(WAL, None, config()), copy, Now::default()).unwrap();
         let truths = world.truths.clone();
-        let mut damaged =
-            World { bench, dice: Dice::new(1), truths, steps: 0, settled_runs: 0, carried_bytes: 0 };
+        let mut damaged = World {
+            bench,
+            dice: Dice::new(1),
+            truths,
+            slots: [1, 2, 3, 4, 5, 6],
+            drops: false,
+            dropped: Vec::new(),
+            steps: 0,
+            settled_runs: 0,
+            carried_bytes: 0,
+        };
         for partition in damaged.bench.store.partitions() {
             let (served, hole) = scan(&mut damaged, partition);
             let truth = &damaged.truths[&partition];
