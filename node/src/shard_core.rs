@@ -246,6 +246,9 @@ impl ShardCore {
     pub(crate) fn on_timer(&mut self, now: Now) {
         self.store.on_timer(now);
         self.engine.on_timer(&mut EngineLog(&mut self.store), now);
+        for problem in self.engine.take_problems() {
+            tracing::warn!("{problem}");
+        }
         self.after_storage(now);
     }
 

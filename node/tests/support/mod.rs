@@ -235,6 +235,24 @@ pub fn append(partition: u64, values: &[&[u8]], acks: Option<Acks>) -> (RequestC
     (call, batch.body.to_vec())
 }
 
+/// One batch of records with these timestamps.
+pub fn append_at(partition: u64, times: &[i64]) -> (RequestCall, Vec<u8>) {
+    let mut builder = BatchBuilder::new(Codec::None, 1024);
+    for time in times {
+        builder.append(&Record { timestamp: *time, key: None, value: Some(b"v"), headers: &[] }).unwrap();
+    }
+    let batch = builder.finish();
+    let (call, _) = append(partition, &[b"v"], None);
+    let RequestCall::Append(request) = call else { unreachable!() };
+    let call = RequestCall::Append(AppendRequest {
+        record_count: times.len() as u32,
+        body_crc: crc32c(&batch.body),
+        timestamp_max: times.iter().copied().max().unwrap(),
+        ..request
+    });
+    (call, batch.body.to_vec())
+}
+
 pub fn values_of(body: &[u8]) -> Vec<(u64, Vec<u8>)> {
     let mut values = Vec::new();
     for frame in martlet_formats::frames::Frames::new(body) {
