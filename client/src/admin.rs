@@ -45,7 +45,10 @@ struct AdminState {
 }
 
 macro_rules! calls {
-    ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty { $call:expr, $pattern:pat => $value:expr })*) => {
+    ($(
+        $(#[$doc:meta])*
+        fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty { $call:expr, $pattern:pat => $value:expr }
+    )*) => {
         impl Admin {
             $($(#[$doc])*
             ///

@@ -1,4 +1,5 @@
-//! What an application may choose. Owns the defaults; every bound on memory or time of the client is a field here.
+//! What an application may choose. Owns the defaults; every bound on memory or time of the client is a field
+//! here.
 
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ pub struct ConnectConfig {
     pub servers: Vec<String>,
     /// Name shown in the broker's logs, at most 255 bytes.
     pub client_name: String,
-    /// How long `connect` of a producer, consumer or administrator keeps trying. Later failures do not count here.
+    /// How long `connect` of a producer, consumer or administrator keeps trying. Later failures do not count
+    /// here.
     pub start_timeout: Duration,
     /// A connection that is not ready after this is given up, and tried again.
     pub connect_timeout: Duration,
@@ -51,7 +53,8 @@ impl ConnectConfig {
 /// How records without an explicit partition find theirs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Partitioning {
-    /// By murmur2 of the key, as Kafka's default partitioner; without a key, one partition until its batch is full.
+    /// By murmur2 of the key, as Kafka's default partitioner; without a key, one partition until its batch is
+    /// full.
     #[default]
     Default,
     /// One after the other, whatever the key.
@@ -75,7 +78,8 @@ pub struct ProducerConfig {
     pub idempotent: bool,
     /// Records sent and not yet settled, in bytes; over it `send` waits.
     pub buffer_bytes: usize,
-    /// From `send` to the answer, retries included. After it the record's fate is unknown and it is reported so.
+    /// From `send` to the answer, retries included. After it the record's fate is unknown and it is reported
+    /// so.
     pub delivery_timeout: Duration,
     pub partitioning: Partitioning,
 }

@@ -1,5 +1,5 @@
-//! The consumer's tokio face: one task reads ahead, the application takes batches under a short lock and decodes them
-//! on its own time.
+//! The consumer's tokio face: one task reads ahead, the application takes batches under a short lock and
+//! decodes them on its own time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -184,10 +184,12 @@ impl Consumer {
         }
     }
 
-    /// The next batch of records; `None` when `until_end` is set and every partition is at its end. Cancel-safe.
+    /// The next batch of records; `None` when `until_end` is set and every partition is at its end.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// `CorruptRange` and `Unreadable` are told once and reading goes on; a refusal stops its partition until a seek.
+    /// `CorruptRange` and `Unreadable` are told once and reading goes on; a refusal stops its partition until
+    /// a seek.
     pub async fn next(&mut self) -> Result<Option<Delivery>, ClientError> {
         loop {
             let event = {
@@ -221,8 +223,8 @@ impl Consumer {
         }
     }
 
-    /// Moves the cursor of every partition behind the last delivery that [`Consumer::next`] returned, and waits until
-    /// the broker has acknowledged that.
+    /// Moves the cursor of every partition behind the last delivery that [`Consumer::next`] returned, and
+    /// waits until the broker has acknowledged that.
     ///
     /// # Errors
     /// `InvalidConfig` without a cursor name; `TimedOut`; the broker's refusal.

@@ -1,4 +1,5 @@
-//! Why a call of the client failed. One type for all, so that applications match on the case and not on the place.
+//! Why a call of the client failed. One type for all, so that applications match on the case and not on the
+//! place.
 
 use martlet_core::{ErrorCode, Refusal};
 
@@ -23,9 +24,7 @@ pub enum ClientError {
     #[error("protocol error: {detail}")]
     Protocol { detail: String },
     /// A record is larger than the topic or the client allows.
-    #[error(
-        "the record needs {bytes} bytes, a batch takes at most {limit}: split it, or raise batch_bytes_max of the topic"
-    )]
+    #[error("the record needs {bytes} bytes, a batch takes {limit}: split it, or raise batch_bytes_max")]
     RecordTooLarge { bytes: usize, limit: usize },
     #[error("partition {partition} does not exist, the topic has {partitions}")]
     NoSuchPartition { partition: u32, partitions: u32 },
@@ -33,9 +32,7 @@ pub enum ClientError {
     #[error("the producer's buffer is full: await send, or raise buffer_bytes")]
     BufferFull,
     /// A range was damaged on the broker's disk; the consumer goes on at `next_offset`.
-    #[error(
-        "partition {partition}: records from {from} to {next_offset} are damaged on disk and were skipped: {detail}"
-    )]
+    #[error("partition {partition}: offsets {from} to {next_offset} are damaged on disk, skipped: {detail}")]
     CorruptRange { partition: u32, from: u64, next_offset: u64, detail: String },
     /// A batch that this client cannot read; the consumer goes on behind it.
     #[error("partition {partition}: the batch at {offset} cannot be read and was skipped: {detail}")]

@@ -1,5 +1,5 @@
-//! The native client of Martlet: [`Producer`], [`Consumer`] and [`Admin`] for applications on tokio, and under
-//! [`core`] the same logic without I/O, clock or runtime, which the simulator drives.
+//! The native client of Martlet: [`Producer`], [`Consumer`] and [`Admin`] for applications on tokio, and
+//! under [`core`] the same logic without I/O, clock or runtime, which the simulator drives.
 //!
 //! ```
 //! use martlet_client::{Admin, ConnectConfig, Consumer, ConsumerConfig, Producer, ProducerConfig, Record};
@@ -20,8 +20,8 @@
 //! producer.send_nowait(Record::keyed(b"customer-7", b"a pen")).await?;
 //! producer.close().await?;
 //!
-//! let mut consumer =
-//!     Consumer::connect("orders", ConsumerConfig { until_end: true, ..ConsumerConfig::new(&server) }).await?;
+//! let config = ConsumerConfig { until_end: true, ..ConsumerConfig::new(&server) };
+//! let mut consumer = Consumer::connect("orders", config).await?;
 //! let mut values = Vec::new();
 //! while let Some(delivery) = consumer.next().await? {
 //!     for record in delivery.records() {

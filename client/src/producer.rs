@@ -1,5 +1,5 @@
-//! The producer's tokio face: the application's threads fill the accumulator under a short lock, one task owns the
-//! machine and its connections.
+//! The producer's tokio face: the application's threads fill the accumulator under a short lock, one task
+//! owns the machine and its connections.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +12,9 @@ use crate::core::{Accumulator, BatchId, Machine, Network, ProducerCore, Producer
 use crate::driver::{SystemClock, drive};
 use crate::{ClientError, Delivered, ProducerConfig, Record};
 
-/// Sends records to one topic. Clones share one buffer and one task; when the last clone is dropped, what was sent is
-/// still delivered as long as the runtime lives, but nobody hears of failures: use [`Producer::close`].
+/// Sends records to one topic. Clones share one buffer and one task; when the last clone is dropped, what was
+/// sent is still delivered as long as the runtime lives, but nobody hears of failures: use
+/// [`Producer::close`].
 #[derive(Clone, Debug)]
 pub struct Producer {
     handle: Arc<Handle>,
@@ -148,8 +149,8 @@ impl Producer {
         self.append(&record, false).map(drop)
     }
 
-    /// Sends many records under one lock; cheaper than one by one. Stops at the first that does not fit or is refused.
-    /// Returns how many were taken; 0 with `BufferFull` if there is no room for the first.
+    /// Sends many records under one lock; cheaper than one by one. Stops at the first that does not fit or is
+    /// refused. Returns how many were taken; 0 with `BufferFull` if there is no room for the first.
     ///
     /// # Errors
     /// Why the first record was not taken.
@@ -196,9 +197,18 @@ impl Producer {
         }
     }
 
-    /// Waits until there is room for more records in the buffer, or everything is settled.
+    /// Waits until half of the buffer is free.
     pub async fn room(&self) {
-        self.handle.shared.settled.notified().await;
+        let shared = &self.handle.shared;
+        loop {
+            let settled = shared.settled.notified();
+            let mut settled = std::pin::pin!(settled);
+            settled.as_mut().enable();
+            if lock(&shared.accumulator).has_room() {
+                return;
+            }
+            settled.await;
+        }
     }
 
     /// Flushes, then stops. Later sends through any clone fail with `Closed`.

@@ -1,5 +1,5 @@
-//! Records as applications write and read them. Borrowed both ways: sending copies into the batch, reading points
-//! into it.
+//! Records as applications write and read them. Borrowed both ways: sending copies into the batch, reading
+//! points into it.
 
 pub use martlet_formats::native::{Header, HeaderView, Headers};
 
@@ -34,8 +34,8 @@ impl<'a> Record<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Delivered {
     pub partition: u32,
-    /// `None` with acks `none`, and for a retry whose first attempt was stored so long ago that the broker no longer
-    /// knows where.
+    /// `None` with acks `none`, and for a retry whose first attempt was stored so long ago that the broker no
+    /// longer knows where.
     pub offset: Option<u64>,
 }
 

@@ -1,5 +1,5 @@
-//! The machines without I/O in a small world of one seed: connections that delay, break and deliver late, a broker
-//! that refuses now and then. What the broker has must be what the client was told.
+//! The machines without I/O in a small world of one seed: connections that delay, break and deliver late, a
+//! broker that refuses now and then. What the broker has must be what the client was told.
 
 #![allow(
     clippy::unwrap_used,
@@ -99,8 +99,8 @@ impl World {
         self.queue.insert((at, self.order), event);
     }
 
-    /// Carries out what the client wants and hands it what has arrived; returns when the next event is due, at once
-    /// if the client has news to think about.
+    /// Carries out what the client wants and hands it what has arrived; returns when the next event is due,
+    /// at once if the client has news to think about.
     fn exchange<T>(&mut self, network: &mut Network<T>) -> Option<u64> {
         let mut news = false;
         let due: Vec<(u64, u64)> = self.queue.range(..=(self.time, u64::MAX)).map(|(key, _)| *key).collect();

@@ -1,5 +1,6 @@
-//! How fast one producer and one consumer go against a broker in memory over loopback. Not a test of speed: it prints
-//! figures, for `cargo test --release -p martlet-client --test throughput -- --ignored --nocapture`.
+//! How fast one producer and one consumer go against a broker in memory over loopback. Not a test of speed:
+//! it prints figures, for `cargo test --release -p martlet-client --test throughput -- --ignored
+//! --nocapture`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! Walking frames laid end to end, as the body of a `Frames` response holds them: a 128-byte header and its body,
-//! again and again. Owns the walk and its checks; what a body means is its format's.
+//! Walking frames laid end to end, as the body of a `Frames` response holds them: a 128-byte header and its
+//! body, again and again. Owns the walk and its checks; what a body means is its format's.
 
 use martlet_core::FRAME_HEADER_BYTES;
 use martlet_core::frame::{ArchivedFrameHeader, FrameError, FrameHeader, check};
@@ -35,7 +35,8 @@ impl FrameView<'_> {
     }
 }
 
-/// Iterates the frames of `bytes`. After an error there is nothing more: where the next frame begins is unknown.
+/// Iterates the frames of `bytes`. After an error there is nothing more: where the next frame begins is
+/// unknown.
 #[derive(Clone, Debug)]
 pub struct Frames<'a> {
     rest: &'a [u8],

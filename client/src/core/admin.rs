@@ -1,4 +1,5 @@
-//! The administrator's machine: one call, one answer, repeated while the broker says "later" and time is left.
+//! The administrator's machine: one call, one answer, repeated while the broker says "later" and time is
+//! left.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! The client without I/O: every input is a call with the time as a value, every output is data. The tokio face and
-//! the simulator drive the same machines.
+//! The client without I/O: every input is a call with the time as a value, every output is data. The tokio
+//! face and the simulator drive the same machines.
 //!
-//! A driver owns sockets. It carries out each [`Action`] of a machine's [`Network`], reports what became of it, cuts
-//! arriving bytes into messages with a [`MessageDecoder`], writes what [`Network::transmit`] hands out, then calls
-//! [`Machine::step`] and sleeps until [`Machine::next_timer`].
+//! A driver owns sockets. It carries out each [`Action`] of a machine's [`Network`], reports what became of
+//! it, cuts arriving bytes into messages with a [`MessageDecoder`], writes what [`Network::transmit`] hands
+//! out, then calls [`Machine::step`] and sleeps until [`Machine::next_timer`].
 //!
 //! **Invariant**: nothing here reads a clock, a socket or a random source; equal inputs give equal outputs.
 

@@ -1,5 +1,6 @@
-//! Connections of one client: opening, HELLO, correlation, time-outs, keepalive, backoff. Generic over the tag the
-//! machine notes with each request. Must never decide what a lost request means; it only says that it is lost.
+//! Connections of one client: opening, HELLO, correlation, time-outs, keepalive, backoff. Generic over the
+//! tag the machine notes with each request. Must never decide what a lost request means; it only says that it
+//! is lost.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -97,8 +98,8 @@ struct Peer {
     closed_until: Option<Instant>,
 }
 
-/// The connections of one machine. At most one per address; addresses come from the configuration and from the
-/// broker's routes, so they are bounded by the shards of the cluster.
+/// The connections of one machine. At most one per address; addresses come from the configuration and from
+/// the broker's routes, so they are bounded by the shards of the cluster.
 #[derive(Debug)]
 pub struct Network<T> {
     config: ConnectConfig,
@@ -281,8 +282,8 @@ impl<T> Network<T> {
         self.links.get(&connection).is_some_and(|link| link.unwritten < self.config.send_buffer_bytes)
     }
 
-    /// Sends a request that is answered within the request timeout beyond `wait`. If the connection is gone, the
-    /// event says `Lost`.
+    /// Sends a request that is answered within the request timeout beyond `wait`. If the connection is gone,
+    /// the event says `Lost`.
     pub(crate) fn send(
         &mut self,
         connection: ConnectionId,

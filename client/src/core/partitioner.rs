@@ -1,5 +1,5 @@
-//! Which partition a record goes to. Keyed records go where Kafka's default partitioner puts them, so that clients
-//! of both protocols agree; the algorithm is public (murmur2, 32 bits, seed 0x9747b28c).
+//! Which partition a record goes to. Keyed records go where Kafka's default partitioner puts them, so that
+//! clients of both protocols agree; the algorithm is public (murmur2, 32 bits, seed 0x9747b28c).
 
 use super::backoff::Random;
 use crate::config::Partitioning;

@@ -1,4 +1,5 @@
-//! Where the partitions of one topic live. Owns when to ask the broker again; must never ask faster than its backoff.
+//! Where the partitions of one topic live. Owns when to ask the broker again; must never ask faster than its
+//! backoff.
 
 use std::time::Duration;
 

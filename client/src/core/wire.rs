@@ -1,5 +1,5 @@
-//! Messages on the wire: encoding requests, cutting responses out of a byte stream. Owns lengths and their bounds; a
-//! message that fails a check ends the connection, never the process.
+//! Messages on the wire: encoding requests, cutting responses out of a byte stream. Owns lengths and their
+//! bounds; a message that fails a check ends the connection, never the process.
 
 use bytes::{Buf, Bytes, BytesMut};
 use martlet_core::limits::{NATIVE_FRAME_BYTES_MAX, NATIVE_META_BYTES_MAX};
@@ -62,7 +62,8 @@ pub fn encode_request(request: &Request, body_bytes: usize) -> Bytes {
     Bytes::from(head)
 }
 
-/// Cuts messages out of a stream. Read into [`MessageDecoder::buffer`], then take messages until there is none.
+/// Cuts messages out of a stream. Read into [`MessageDecoder::buffer`], then take messages until there is
+/// none.
 #[derive(Debug)]
 pub struct MessageDecoder {
     buffer: BytesMut,
@@ -82,8 +83,8 @@ impl MessageDecoder {
         MessageDecoder { buffer: BytesMut::new(), bytes_max }
     }
 
-    /// Where to append arriving bytes: has room for the rest of the message that has begun, so that it lands in one
-    /// piece. Memory is bounded by the bound on messages.
+    /// Where to append arriving bytes: has room for the rest of the message that has begun, so that it lands
+    /// in one piece. Memory is bounded by the bound on messages.
     pub fn buffer(&mut self) -> &mut BytesMut {
         let wanted = match self.announced() {
             Some(length) if length <= self.bytes_max => LENGTH_BYTES + length as usize,
@@ -130,7 +131,8 @@ impl MessageDecoder {
     }
 }
 
-/// Reads `bytes` as a stream of responses, in pieces and at once, and compares; for fuzzing. Never panics on input.
+/// Reads `bytes` as a stream of responses, in pieces and at once, and compares; for fuzzing. Never panics on
+/// input.
 pub fn check(bytes: &[u8]) {
     let limit = 1 << 20;
     let mut whole = MessageDecoder::new(limit);

@@ -1,4 +1,5 @@
-//! Writing a NATIVE batch. Owns one growing buffer; an append writes straight into it and allocates nothing else.
+//! Writing a NATIVE batch. Owns one growing buffer; an append writes straight into it and allocates nothing
+//! else.
 
 use bytes::Bytes;
 use martlet_core::checksum::crc32c;

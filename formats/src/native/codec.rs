@@ -1,5 +1,5 @@
-//! Compression of a batch's records as one block. Owns the codec numbers and the bound on what decompression may
-//! produce: exactly the declared size or an error.
+//! Compression of a batch's records as one block. Owns the codec numbers and the bound on what decompression
+//! may produce: exactly the declared size or an error.
 
 use std::fmt;
 use std::io::{Read, Write};

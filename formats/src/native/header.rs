@@ -1,5 +1,5 @@
-//! The 20 bytes at the start of a NATIVE batch, and the cheap check a gateway makes before it accepts one. Must never
-//! look into the records.
+//! The 20 bytes at the start of a NATIVE batch, and the cheap check a gateway makes before it accepts one.
+//! Must never look into the records.
 
 use martlet_core::limits::BATCH_RECORDS_MAX;
 
@@ -34,8 +34,8 @@ impl BatchHeader {
         bytes
     }
 
-    /// The header of `body`, with its own fields checked against each other, against `records_bytes_max`, and against
-    /// the length of what follows.
+    /// The header of `body`, with its own fields checked against each other, against `records_bytes_max`, and
+    /// against the length of what follows.
     ///
     /// # Errors
     /// [`BatchError`], all but those of decompression and of single records.
@@ -72,11 +72,13 @@ impl BatchHeader {
     }
 }
 
-/// What a gateway checks of a batch before it appends it: the header is sound and names `record_count` records, at
-/// least one. Costs nothing that grows with the body; the records themselves are the readers' to check.
+/// What a gateway checks of a batch before it appends it: the header is sound and names `record_count`
+/// records, at least one. Costs nothing that grows with the body; the records themselves are the readers' to
+/// check.
 ///
 /// # Errors
-/// As [`BatchHeader::decode`], with the product's bound on decompressed bytes, and [`BatchError::RecordCount`].
+/// As [`BatchHeader::decode`], with the product's bound on decompressed bytes, and
+/// [`BatchError::RecordCount`].
 pub fn check_append(body: &[u8], record_count: u32) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::decode(body, martlet_core::limits::BATCH_UNCOMPRESSED_BYTES_MAX)?;
     if header.record_count != record_count || record_count == 0 {

@@ -1,18 +1,18 @@
 //! The NATIVE batch body, version 1 ([`martlet_core::frame::format::NATIVE`]).
 //!
 //! ```text
-//! version u8 = 1 | codec u8 | flags u16 = 0 | record_count u32 | records_bytes u32 | base_timestamp i64   (20 bytes)
+//! 20 bytes: version u8 | codec u8 | flags u16 | record_count u32 | records_bytes u32 | base_timestamp i64
 //! records: compressed as one block by `codec`, `records_bytes` long before compression
 //! record:  length | timestamp_delta (zigzag) | key_length + 1 | key | value_length + 1 | value
 //!          | header_count | (name_length | name | value_length + 1 | value)*
 //! ```
 //!
-//! Fixed fields are little-endian, all lengths and deltas are LEB128 varints, a "length + 1" of 0 says that the
-//! field is absent. `length` counts the bytes of the record after itself. The record at index i has the offset
-//! `base_offset + i` of its frame. A body is covered from byte 0 by the frame's `body_crc`.
+//! Fixed fields are little-endian, all lengths and deltas are LEB128 varints, a "length + 1" of 0 says that
+//! the field is absent. `length` counts the bytes of the record after itself. The record at index i has the
+//! offset `base_offset + i` of its frame. A body is covered from byte 0 by the frame's `body_crc`.
 //!
-//! Owns the layout. Must never panic on bytes from outside, nor allocate more than the declared size, nor that before
-//! it was compared with a bound.
+//! Owns the layout. Must never panic on bytes from outside, nor allocate more than the declared size, nor
+//! that before it was compared with a bound.
 
 mod builder;
 mod codec;

@@ -70,8 +70,8 @@ impl<'a> Iterator for Records<'a> {
         if self.left == 0 {
             return None;
         }
-        // The batch was checked when it was opened, so a record that does not parse cannot occur; stopping is the
-        // answer that needs no trust in that.
+        // The batch was checked when it was opened, so a record that does not parse cannot occur; stopping is
+        // the answer that needs no trust in that.
         let record = take_record(&mut self.rest, self.base_timestamp).ok()?;
         self.left -= 1;
         Some(record)

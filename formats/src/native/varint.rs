@@ -1,4 +1,5 @@
-//! LEB128 variable-length integers and zigzag. Owns the encoding; reading never goes past the slice it was given.
+//! LEB128 variable-length integers and zigzag. Owns the encoding; reading never goes past the slice it was
+//! given.
 
 /// Longest encoding of 64 bits.
 pub(super) const VARINT_BYTES_MAX: usize = 10;
@@ -36,7 +37,8 @@ pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
     out.extend_from_slice(&encoded[..=used]);
 }
 
-/// Takes one integer off the front of `input`; `None` if it is cut, over 64 bits, or not the shortest encoding.
+/// Takes one integer off the front of `input`; `None` if it is cut, over 64 bits, or not the shortest
+/// encoding.
 #[inline]
 pub(super) fn take(input: &mut &[u8]) -> Option<u64> {
     let (&first, rest) = input.split_first()?;

@@ -1,5 +1,5 @@
-//! The consumer's machine: finds where to start, reads ahead within its bound, reports damage and goes on behind it,
-//! and moves cursors. Must never deliver a frame whose checksum it has not compared.
+//! The consumer's machine: finds where to start, reads ahead within its bound, reports damage and goes on
+//! behind it, and moves cursors. Must never deliver a frame whose checksum it has not compared.
 
 mod commit;
 mod reader;
@@ -68,7 +68,8 @@ pub struct ConsumerCore {
     network: Network<ConsumerTag>,
     topology: Topology,
     readers: BTreeMap<u32, Reader>,
-    /// Partitions with something to deliver, once for each item, in order of arrival; paused ones are left out.
+    /// Partitions with something to deliver, once for each item, in order of arrival; paused ones are left
+    /// out.
     arrivals: VecDeque<u32>,
     commits: Commits,
     random: Random,
@@ -495,8 +496,8 @@ impl ConsumerCore {
         }
         for partition in self.known_partitions..partitions {
             let wanted = self.config.partitions.as_ref().is_none_or(|wanted| wanted.contains(&partition));
-            // A partition added while we read is read whole, so that nothing in it is missed; a reader until the
-            // end has an end that was fixed before.
+            // A partition added while we read is read whole, so that nothing in it is missed; a reader until
+            // the end has an end that was fixed before.
             let start = match (&self.config.start, self.ready) {
                 (_, true) if self.config.until_end => continue,
                 (StartAt::Cursor, _) => StartAt::Cursor,

@@ -1,9 +1,9 @@
 //! One partition's batches between the accumulator and their answers: order, sequences, retries.
 //!
-//! **Invariants**: batches are sent in order; `(producer, epoch, sequence)` is bound to one batch for ever; a batch
-//! is given another sequence only when it cannot have been stored under its first one. The argument for that: a
-//! broker takes a batch only behind the one before it, so when a batch was refused for good, none behind it under
-//! the same identity was or ever will be stored, not even from a request that is still on its way.
+//! **Invariants**: batches are sent in order; `(producer, epoch, sequence)` is bound to one batch for ever; a
+//! batch is given another sequence only when it cannot have been stored under its first one. The argument: a
+//! broker takes a batch only behind the one before it, so when a batch was refused for good, none behind it
+//! under the same identity was or ever will be stored, not even from a request that is still on its way.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -338,8 +338,8 @@ impl<T> Lane<T> {
         self.settle(batch, Err(error))
     }
 
-    /// Settles what ran out of time. Once a batch that may have been stored is given up, those sent behind it are
-    /// too: sending them under another identity could store them twice.
+    /// Settles what ran out of time. Once a batch that may have been stored is given up, those sent behind it
+    /// are too: sending them under another identity could store them twice.
     pub(super) fn expire(&mut self, now: Instant, problem: &ClientError) -> Vec<Settled<T>> {
         let mut expired = Vec::new();
         while self.flights.front().is_some_and(|first| first.deadline <= now) {

@@ -1,6 +1,6 @@
-//! The producer's machine: takes batches from the [`Accumulator`], sends them to the shards that own their partitions,
-//! retries, and settles them. Must never settle a batch as stored that the broker has not acknowledged, and never
-//! bind one sequence to two batches.
+//! The producer's machine: takes batches from the [`Accumulator`], sends them to the shards that own their
+//! partitions, retries, and settles them. Must never settle a batch as stored that the broker has not
+//! acknowledged, and never bind one sequence to two batches.
 
 mod lane;
 
@@ -25,7 +25,14 @@ pub enum ProducerEvent<T> {
     /// Records can be appended.
     Ready { partitions: u32 },
     /// A batch has its fate. With acks `none` the offset is `None` and says only that it was sent.
-    Settled { batch: BatchId, partition: u32, tag: T, records: u32, result: Result<Option<u64>, ClientError> },
+    Settled {
+        batch: BatchId,
+        partition: u32,
+        tag: T,
+        records: u32,
+        /// The offset of the batch's first record.
+        result: Result<Option<u64>, ClientError>,
+    },
     /// The producer cannot go on; what was not settled is settled with this error.
     Fatal(ClientError),
 }

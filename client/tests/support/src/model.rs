@@ -1,4 +1,5 @@
-//! The semantics of the native protocol over memory. Owns topics, logs, sequences and cursors; must never wait.
+//! The semantics of the native protocol over memory. Owns topics, logs, sequences and cursors; must never
+//! wait.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -132,8 +133,8 @@ impl ModelBroker {
         ((partition + self.moves) % self.addresses.len().max(1) as u64) as u16
     }
 
-    /// Executes one call that arrived at `shard`. A read that finds too little answers with what there is: whoever
-    /// serves waits and asks again.
+    /// Executes one call that arrived at `shard`. A read that finds too little answers with what there is:
+    /// whoever serves waits and asks again.
     ///
     /// # Errors
     /// As the protocol says.
