@@ -47,7 +47,7 @@ pub(crate) fn ingest(
     time: Duration,
 ) -> Result<Row, PerfError> {
     let file = TestFile::prewritten(directory, "pipeline", FILE_BYTES)?;
-    let (address_sender, address) = mpsc::channel();
+    let (address_sender, address) = mpsc::sync_channel(1);
     let path = file.path.clone();
     let server = thread::spawn(move || {
         on_a_ring(|rt| serve(rt, path, connections, bytes, address_sender)).and_then(|served| served)
@@ -94,7 +94,7 @@ async fn serve(
     path: PathBuf,
     connections: usize,
     bytes: usize,
-    address: mpsc::Sender<SocketAddr>,
+    address: mpsc::SyncSender<SocketAddr>,
 ) -> Result<(), PerfError> {
     let options = OpenOptions { write: true, direct: true, ..OpenOptions::default() };
     let file = DirectFile::open(&rt, &path, options).await.doing("opening the pipeline's file")?;
