@@ -111,8 +111,8 @@ impl PartitionLogs {
     /// Records a frame that was just copied into a flush buffer.
     ///
     /// # Panics
-    /// If the partition is not open, an offset is used again or ring positions go back: a defect of the caller that
-    /// would lose or double records.
+    /// If the partition is not open, an offset is used again or ring positions go back: a defect of the
+    /// caller that would lose or double records.
     pub fn stage(&mut self, partition: PartitionId, epoch: u32, entry: FrameEntry) {
         let log = self.logs.get_mut(&partition);
         assert!(log.is_some(), "frames are staged only in partitions that are open");
@@ -132,7 +132,8 @@ impl PartitionLogs {
         }
     }
 
-    /// Moves the log start up, at most to the next offset. Segments below it are freed once `after` is durable.
+    /// Moves the log start up, at most to the next offset. Segments below it are freed once `after` is
+    /// durable.
     pub fn trim(&mut self, partition: PartitionId, log_start: Offset, after: Lsn) {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.log_start = log.log_start.max(log_start.min(log.next_offset));
@@ -229,8 +230,8 @@ impl PartitionLogs {
         chosen
     }
 
-    /// Runs are on stable storage: their frames are read from there from now on. Segments that fell below the log
-    /// start meanwhile are freed once `after` is durable.
+    /// Runs are on stable storage: their frames are read from there from now on. Segments that fell below the
+    /// log start meanwhile are freed once `after` is durable.
     pub fn run_written(&mut self, written: &WrittenRuns, after: Lsn) {
         let partition = written.segment.partition;
         let Some(log) = self.logs.get_mut(&partition) else {
@@ -293,8 +294,9 @@ impl PartitionLogs {
         }
     }
 
-    /// The directory was looked at: `found` are the segments in it. Those that no index names were left by an earlier
-    /// process; they are removed, and no new segment takes one of their names, whose removal may still be under way.
+    /// The directory was looked at: `found` are the segments in it. Those that no index names were left by an
+    /// earlier process; they are removed, and no new segment takes one of their names, whose removal may
+    /// still be under way.
     pub fn swept(&mut self, partition: PartitionId, found: &[(SegmentName, u64)]) {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.unswept = false;
@@ -318,8 +320,8 @@ impl PartitionLogs {
         self.reorder(partition);
     }
 
-    /// Keeps the runs of a segment that were read from its footer or its run headers, up to byte `covered` of the
-    /// file; without effect if the segment has grown since.
+    /// Keeps the runs of a segment that were read from its footer or its run headers, up to byte `covered` of
+    /// the file; without effect if the segment has grown since.
     pub fn runs_loaded(&mut self, name: SegmentName, covered: u64, runs: Vec<RunEntry>) {
         let Some(log) = self.logs.get_mut(&name.partition) else { return };
         let at = log.segments.partition_point(|segment| segment.base_offset < name.base_offset);

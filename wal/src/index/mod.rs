@@ -1,8 +1,9 @@
 //! Where every frame of a shard is: in the ring or in a segment.
 //!
-//! Owns the extents of partitions, the entries of unsettled frames, the segments and their runs. Pure values: it
-//! must never emit I/O and never hold a body. What is *true on disk* is decided by its callers: an entry moves from
-//! the ring to a run only after the segment's sync, and ring space is free only behind a durable checkpoint.
+//! Owns the extents of partitions, the entries of unsettled frames, the segments and their runs. Pure values:
+//! it must never emit I/O and never hold a body. What is *true on disk* is decided by its callers: an entry
+//! moves from the ring to a run only after the segment's sync, and ring space is free only behind a durable
+//! checkpoint.
 
 mod entry;
 mod logs;
@@ -54,8 +55,8 @@ impl IoIds {
 
 /// The buffers that were written to the ring and are still in memory.
 pub trait FrameCache {
-    /// The frame, header and body, whose header is at ring position `position` and which is `length` bytes long;
-    /// `None` if its buffer is gone or can still change.
+    /// The frame, header and body, whose header is at ring position `position` and which is `length` bytes
+    /// long; `None` if its buffer is gone or can still change.
     fn cached(&self, position: u64, length: usize) -> Option<Bytes>;
 }
 

@@ -1,7 +1,7 @@
 //! Frees the files of segments that no index names any more.
 //!
-//! Must never unlink before the record that made the segment unreachable is durable. A file that is not there any
-//! more is success; one that cannot be removed costs space only and is tried again after the next start.
+//! Must never unlink before the record that made the segment unreachable is durable. A file that is not there
+//! any more is success; one that cannot be removed costs space only and is tried again after the next start.
 
 use std::collections::BTreeMap;
 
@@ -37,11 +37,11 @@ enum Step {
     Unlink(SegmentName),
     List(PartitionId),
     /// Makes the removal of these names durable.
-    Sync(PartitionId, Vec<SegmentName>),
+    Sync(Vec<SegmentName>),
 }
 
-/// Carries out what [`PartitionLogs`] retired. A removed name counts as gone when its directory was synced; until then
-/// a checkpoint names it, so that no crash leaves a file that nobody remembers.
+/// Carries out what [`PartitionLogs`] retired. A removed name counts as gone when its directory was synced;
+/// until then a checkpoint names it, so that no crash leaves a file that nobody remembers.
 #[derive(Debug, Default)]
 pub struct Retirer {
     flying: BTreeMap<IoId, Step>,
@@ -68,7 +68,7 @@ impl Retirer {
             Some(partition) => {
                 let names = self.unlinked.remove(&partition).unwrap_or_default();
                 let directory = DirectoryId::Partition(partition);
-                (Step::Sync(partition, names), IoRequest::SyncDirectory { directory })
+                (Step::Sync(names), IoRequest::SyncDirectory { directory })
             }
             None => {
                 let retiring = next?;
@@ -90,7 +90,10 @@ impl Retirer {
 
     /// A partition whose removals can be made durable: no more of them follow at once, or there are many.
     fn sync_due(&self, next: Option<Retiring>) -> Option<PartitionId> {
-        let follows = |partition: PartitionId| matches!(next, Some(Retiring::Segment { name, .. }) if name.partition == partition);
+        let follows = |partition: PartitionId| match next {
+            Some(Retiring::Segment { name, .. }) => name.partition == partition,
+            _ => false,
+        };
         let flies = |partition: PartitionId| {
             self.flying.values().any(|step| matches!(step, Step::Unlink(name) if name.partition == partition))
         };
@@ -115,7 +118,7 @@ impl Retirer {
         }
         match step {
             Step::Unlink(name) => self.unlinked.entry(name.partition).or_default().push(name),
-            Step::Sync(_, names) => self.freed += names.len() as u64,
+            Step::Sync(names) => self.freed += names.len() as u64,
             Step::List(partition) => {
                 if let IoOutcome::Segments(found) = outcome
                     && logs.get(partition).is_none()
@@ -139,7 +142,7 @@ impl Retirer {
                 Step::List(partition) => {
                     all.push(Retiring::Partition { partition: *partition, after: Lsn(0) });
                 }
-                Step::Sync(_, names) => all.extend(names.iter().map(segment)),
+                Step::Sync(names) => all.extend(names.iter().map(segment)),
             }
         }
         all

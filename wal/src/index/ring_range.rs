@@ -24,8 +24,8 @@ pub struct RingRange {
 }
 
 impl RingRange {
-    /// The read that covers the first of `entries` and as many more as lie near behind it, within `bytes_max`.
-    /// `None` without entries.
+    /// The read that covers the first of `entries` and as many more as lie near behind it, within
+    /// `bytes_max`. `None` without entries.
     pub fn of<'a>(
         shape: &RingShape,
         entries: impl IntoIterator<Item = &'a FrameEntry>,

@@ -1,4 +1,5 @@
-//! Little-endian fields, written and taken one after the other. Must never read past the end or panic on bad input.
+//! Little-endian fields, written and taken one after the other. Must never read past the end or panic on bad
+//! input.
 
 /// The input ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,7 +1,9 @@
-//! The footer of a sealed segment: its run index with prefix-max timestamps, and room for aborted transactions.
+//! The footer of a sealed segment: its run index with prefix-max timestamps, and room for aborted
+//! transactions.
 //!
-//! Layout version 1, little-endian: a header of 104 bytes, 40 bytes a run, zeros up to the block less 32, and a
-//! trailer of 32 bytes that is the end of the file. One checksum covers all before the trailer, another the trailer.
+//! Layout version 1, little-endian: a header of 104 bytes, 40 bytes a run, zeros up to the block less 32, and
+//! a trailer of 32 bytes that is the end of the file. One checksum covers all before the trailer, another the
+//! trailer.
 
 use bytes::Bytes;
 use martlet_core::checksum::crc32c;

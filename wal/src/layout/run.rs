@@ -1,9 +1,9 @@
 //! Runs: block-aligned stretches of frames of one partition in a segment.
 //!
-//! Layout version 1, little-endian: a header of 128 bytes, the frame headers, the bodies in the same order, zeros up
-//! to the block. The run header's checksum covers the header, `headers_crc` the frame headers; bodies are covered by
-//! their frames' own checksums. Every header names its place, so that a misdirected write is found, and the checksum
-//! of the run header before it in the segment (0 for the first).
+//! Layout version 1, little-endian: a header of 128 bytes, the frame headers, the bodies in the same order,
+//! zeros up to the block. The run header's checksum covers the header, `headers_crc` the frame headers;
+//! bodies are covered by their frames' own checksums. Every header names its place, so that a misdirected
+//! write is found, and the checksum of the run header before it in the segment (0 for the first).
 //!
 //! **Invariant**: [`parse_run`] returns only frames whose header, partition, offsets and body checked.
 
@@ -160,7 +160,7 @@ impl RunHeader {
         if u64::from(self.length) < content || !u64::from(self.length).is_multiple_of(RunEntry::UNIT) {
             return impossible("length");
         }
-        let span = self.end_offset.checked_sub(self.base_offset).unwrap_or(0);
+        let span = self.end_offset.saturating_sub(self.base_offset);
         if span == 0 || span > u64::from(u32::MAX) {
             return impossible("end_offset");
         }
@@ -291,9 +291,9 @@ pub struct RunFrame {
     pub body_length: u32,
 }
 
-/// The good frames of a run: of the partition, within the run's offsets, in order, with good checksums. Damaged ones
-/// are left out. The run header itself is not needed: `entry` says what it said when it was checked. `check_body` is
-/// false only where a test plants that bug.
+/// The good frames of a run: of the partition, within the run's offsets, in order, with good checksums.
+/// Damaged ones are left out. The run header itself is not needed: `entry` says what it said when it was
+/// checked. `check_body` is false only where a test plants that bug.
 #[must_use]
 pub fn parse_run(bytes: &[u8], entry: &RunEntry, partition: PartitionId, check_body: bool) -> Vec<RunFrame> {
     let count = entry.frames as usize;

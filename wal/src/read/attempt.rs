@@ -1,7 +1,8 @@
-//! One try to answer a read from memory. What is missing is named as a fetch, and the try is repeated with it.
+//! One try to answer a read from memory. What is missing is named as a fetch, and the try is repeated with
+//! it.
 //!
-//! Nothing is remembered between tries but the target: frames move and segments go away while a fetch is under way,
-//! so every try looks everything up again.
+//! Nothing is remembered between tries but the target: frames move and segments go away while a fetch is
+//! under way, so every try looks everything up again.
 
 use bytes::Bytes;
 use martlet_core::{FRAME_HEADER_BYTES, Offset, PartitionId};
@@ -64,7 +65,7 @@ impl Held {
 }
 
 /// A fetch that the read waits for.
-type Missing = (FetchKey, Fetch);
+type Missing = Box<(FetchKey, Fetch)>;
 
 pub(super) struct Attempt<'a> {
     pub(super) logs: &'a PartitionLogs,
@@ -126,11 +127,11 @@ impl Attempt<'_> {
                 }
                 Located::Hole { next_offset } => Ok(Gather::End(ReadEnd::Hole { next_offset })),
                 Located::Ring { frame } => {
-                    self.from_ring(log, partition, frame, upto, &mut left, &mut frames)
+                    self.take_ring(log, partition, frame, upto, &mut left, &mut frames)
                 }
                 Located::Segment { segment } => {
                     let segment = &log.segments()[segment];
-                    self.from_segment(segment, partition, (at, upto), &mut left, &mut frames)
+                    self.take_segment(segment, partition, (at, upto), &mut left, &mut frames)
                 }
             };
             match gathered {
@@ -144,7 +145,7 @@ impl Attempt<'_> {
         Ok(ReadEnd::Frames(frames))
     }
 
-    fn from_ring(
+    fn take_ring(
         &self,
         log: &PartitionLog,
         partition: PartitionId,
@@ -189,14 +190,17 @@ impl Attempt<'_> {
         let range = RingRange::of(self.shape, following.clone(), ahead);
         let Some(range) = range else { unreachable!("the first frame is among those that follow") };
         let entries = following.take(range.frames).copied().collect();
-        (FetchKey::Ring(partition, first.position), Fetch::Ring { partition, range, entries })
+        Box::new((FetchKey::Ring(partition, first.position), Fetch::Ring { partition, range, entries }))
     }
 
     fn runs<'s>(&self, segment: &'s Segment, name: SegmentName) -> Result<&'s [RunEntry], Missing> {
         let block_bytes = self.shape.block_bytes as usize;
         match &segment.index {
             Some(index) => Ok(index.as_slice()),
-            None => Err((FetchKey::Index(name), Fetch::Index(IndexLoad::new(name, segment, block_bytes)))),
+            None => Err(Box::new((
+                FetchKey::Index(name),
+                Fetch::Index(IndexLoad::new(name, segment, block_bytes)),
+            ))),
         }
     }
 
@@ -221,10 +225,10 @@ impl Attempt<'_> {
             adjoins && (*index == 0 || (fits && !self.cache.contains(key_of(name, next))))
         });
         let runs: Vec<RunEntry> = near.map(|(_, next)| *next).collect();
-        Err((FetchKey::Run(name, run.unit), Fetch::Runs { name, runs }))
+        Err(Box::new((FetchKey::Run(name, run.unit), Fetch::Runs { name, runs })))
     }
 
-    fn from_segment(
+    fn take_segment(
         &mut self,
         segment: &Segment,
         partition: PartitionId,

@@ -17,11 +17,11 @@ pub struct CachedRun {
 }
 
 /// Names a run: its segment and [`RunEntry::unit`].
-pub type RunKey = (SegmentName, u32);
+pub(super) type RunKey = (SegmentName, u32);
 
 /// The key of a run.
 #[must_use]
-pub fn key_of(name: SegmentName, run: &RunEntry) -> RunKey {
+pub(super) fn key_of(name: SegmentName, run: &RunEntry) -> RunKey {
     (name, run.unit)
 }
 
@@ -39,7 +39,7 @@ pub struct RunCache {
 
 impl RunCache {
     #[must_use]
-    pub fn new(bytes_max: usize) -> RunCache {
+    pub(super) fn new(bytes_max: usize) -> RunCache {
         RunCache {
             runs: BTreeMap::new(),
             by_use: BTreeMap::new(),
@@ -56,7 +56,7 @@ impl RunCache {
     }
 
     /// The run, which counts as used now.
-    pub fn get(&mut self, key: RunKey) -> Option<CachedRun> {
+    pub(super) fn get(&mut self, key: RunKey) -> Option<CachedRun> {
         let Some((stamp, run)) = self.runs.get_mut(&key) else {
             self.misses += 1;
             return None;
@@ -70,12 +70,12 @@ impl RunCache {
     }
 
     #[must_use]
-    pub fn contains(&self, key: RunKey) -> bool {
+    pub(super) fn contains(&self, key: RunKey) -> bool {
         self.runs.contains_key(&key)
     }
 
     /// Keeps a run, at the cost of those not used for longest.
-    pub fn put(&mut self, key: RunKey, run: CachedRun) {
+    pub(super) fn put(&mut self, key: RunKey, run: CachedRun) {
         let cost = RunCache::cost(&run);
         if cost > self.bytes_max {
             return;

@@ -14,7 +14,7 @@ const SALVAGE_BYTES: u64 = 64 * 1024;
 
 /// What is being fetched; equal keys are fetched once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum FetchKey {
+pub(super) enum FetchKey {
     /// The runs of a segment.
     Index(SegmentName),
     /// A run by its segment and unit.
@@ -25,7 +25,7 @@ pub enum FetchKey {
 
 /// What was fetched. Damaged frames are missing from it.
 #[derive(Clone, Debug)]
-pub enum Fetched {
+pub(super) enum Fetched {
     Index,
     Runs(SegmentName, Vec<(RunEntry, CachedRun)>),
     /// Frames by ring position; `None` if damaged.
@@ -34,7 +34,7 @@ pub enum Fetched {
 
 /// A fetch under way. One request at a time.
 #[derive(Debug)]
-pub enum Fetch {
+pub(super) enum Fetch {
     Index(IndexLoad),
     Runs {
         name: SegmentName,
@@ -56,7 +56,7 @@ pub enum Fetch {
 impl Fetch {
     /// The next request; `None` if there is nothing to read.
     #[must_use]
-    pub fn request(&self) -> Option<IoRequest> {
+    pub(super) fn request(&self) -> Option<IoRequest> {
         match self {
             Fetch::Index(load) => load.request(),
             Fetch::Runs { name, runs } => {
@@ -74,8 +74,9 @@ impl Fetch {
         }
     }
 
-    /// Takes what the last request brought, `None` if it failed. Either the fetch is done or it has another request.
-    pub fn feed(
+    /// Takes what the last request brought, `None` if it failed. Either the fetch is done or it has another
+    /// request.
+    pub(super) fn feed(
         mut self,
         bytes: Option<Bytes>,
         shape: &RingShape,

@@ -1,8 +1,9 @@
 //! Reads: from an offset or a time to frames.
 //!
-//! Owns the reads under way, what they fetch, and the cache of runs. **Invariant**: a frame is handed out only if it
-//! came from a buffer that was written, or its header, partition, offsets and body checked. A frame that does not
-//! check is looked up again before it is called a hole: it may have moved from the ring to a run meanwhile.
+//! Owns the reads under way, what they fetch, and the cache of runs. **Invariant**: a frame is handed out
+//! only if it came from a buffer that was written, or its header, partition, offsets and body checked. A
+//! frame that does not check is looked up again before it is called a hole: it may have moved from the ring
+//! to a run meanwhile.
 
 mod attempt;
 mod cache;
@@ -45,8 +46,8 @@ pub struct StoredFrameParts {
 /// How a read ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReadEnd {
-    /// Frames in offset order; the first holds the offset asked for. None if that is at or above the end asked for, or
-    /// if no frame has the time asked for.
+    /// Frames in offset order; the first holds the offset asked for. None if that is at or above the end
+    /// asked for, or if no frame has the time asked for.
     Frames(Vec<StoredFrameParts>),
     /// The records there are damaged; reading goes on at `next_offset`.
     Hole { next_offset: Offset },
@@ -142,7 +143,8 @@ impl Reader {
                 self.holes += u64::from(matches!(end, ReadEnd::Hole { .. }));
                 Some(end)
             }
-            Err((key, fetch)) => {
+            Err(missing) => {
+                let (key, fetch) = *missing;
                 self.reads.insert(id, target);
                 let waiting = self.fetches.entry(key).or_insert_with(|| {
                     self.queue.push_back(key);

@@ -9,23 +9,19 @@ use super::scan::Scan;
 use super::{Damage, RecoveryError, Replay};
 use crate::index::{PartitionLogs, RingShape};
 use crate::layout::checkpoint::CheckpointError;
-use crate::layout::superblock::Superblock;
 use crate::script::ScriptIo;
 use crate::store::shape_of;
 
 /// A log as it is on disk.
 #[derive(Debug)]
 pub(crate) struct Inspected {
-    pub(crate) superblock: Superblock,
     pub(crate) shape: RingShape,
     pub(crate) logs: PartitionLogs,
     pub(crate) bad_slots: Vec<(u8, CheckpointError)>,
     pub(crate) damage: Vec<Damage>,
     pub(crate) flushes: u64,
     pub(crate) frames: u64,
-    pub(crate) scanned_bytes: u64,
-    /// Ring position of the end, and whether a flush was begun there and never completed.
-    pub(crate) head: u64,
+    /// A flush was begun at the end and never completed.
     pub(crate) torn: bool,
 }
 
@@ -48,13 +44,10 @@ pub(crate) async fn inspect(io: ScriptIo, wal: WalId, replay: Replay) -> Result<
     let walked = walk(&mut scan, &mut applied, &replay).await?;
     applied.finish();
     Ok(Inspected {
-        superblock,
         shape,
         flushes: walked.flushes,
         torn: walked.torn,
         frames: applied.frames,
-        scanned_bytes: scan.bytes_read(),
-        head: scan.expected.position,
         logs: applied.logs,
         damage: applied.damage,
         bad_slots: chosen.bad,

@@ -1,10 +1,11 @@
 //! Moves every partition to the logs of another number of shards, before anything is served.
 //!
-//! All old logs are recovered, everything in their rings is settled and checkpointed; then a new log is made for every
-//! shard, complete with its partitions and its engine's state, and only when all of them exist are the old ones removed.
-//! **Crash-safe at every step**: a log exists when its superblock does, an old log changes only by settling what it
-//! holds, and where two logs hold a partition the copy with the higher epoch wins; copies that lose are forgotten and
-//! never write a segment. Nothing is served before the old logs are gone, so no old copy can come back.
+//! All old logs are recovered, everything in their rings is settled and checkpointed; then a new log is made
+//! for every shard, complete with its partitions and its engine's state, and only when all of them exist are
+//! the old ones removed. **Crash-safe at every step**: a log exists when its superblock does, an old log
+//! changes only by settling what it holds, and where two logs hold a partition the copy with the higher epoch
+//! wins; copies that lose are forgotten and never write a segment. Nothing is served before the old logs are
+//! gone, so no old copy can come back.
 
 mod drive;
 
@@ -25,8 +26,8 @@ use crate::recovery::{NewWal, RecoveryError, RecoveryReport, ReplayItem};
 use crate::script::{Script, ScriptIo};
 use crate::store::Store;
 
-/// How much a partition's epoch rises when it moves: more than recoveries of an old log can add while moving is
-/// interrupted again and again.
+/// How much a partition's epoch rises when it moves: more than recoveries of an old log can add while moving
+/// is interrupted again and again.
 pub const EPOCH_STEP: Epoch = 1024;
 
 /// The engines of the old logs, which storage does not understand.
@@ -40,8 +41,8 @@ pub trait RehomeEngine {
     /// The state of the engine of log number `log` after its replay.
     fn snapshot(&mut self, log: usize) -> Vec<u8>;
 
-    /// Engine snapshots for the new shards, in their order. `holdings` names for every old log the partitions of
-    /// which it has the newest copy.
+    /// Engine snapshots for the new shards, in their order. `holdings` names for every old log the partitions
+    /// of which it has the newest copy.
     ///
     /// # Errors
     /// A sentence for people; moving ends.
@@ -57,7 +58,7 @@ pub enum RehomeError {
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
     #[error(
-        "partition {partition} cannot be settled ({fault:?}): free space or replace the disk, then start again"
+        "partition {partition} cannot be settled ({fault:?}): free space or replace the disk, then restart"
     )]
     Settle { partition: PartitionId, fault: Option<IoFault> },
     #[error("log {wal} cannot be checkpointed: free space or replace the disk, then start again")]
@@ -78,8 +79,8 @@ pub struct RehomeReport {
     pub segments: u64,
 }
 
-/// Whether the logs found fit `shards` shards as they are: one for each, made for that number. If not, and there are
-/// any, they have to be moved first.
+/// Whether the logs found fit `shards` shards as they are: one for each, made for that number. If not, and
+/// there are any, they have to be moved first.
 #[must_use]
 pub fn fits(found: &[Superblock], shards: u16) -> bool {
     let mut indexes: Vec<u16> = found.iter().map(|superblock| superblock.shard).collect();

@@ -1,7 +1,8 @@
-//! Gathers the bytes of frames that leave the ring: from the buffers still in memory, else by reading the ring.
+//! Gathers the bytes of frames that leave the ring: from the buffers still in memory, else by reading the
+//! ring.
 //!
-//! **Invariant**: a frame that came from the disk is passed on only if it checks, so that settling never gives damaged
-//! bytes a fresh home.
+//! **Invariant**: a frame that came from the disk is passed on only if it checks, so that settling never
+//! gives damaged bytes a fresh home.
 
 use bytes::Bytes;
 use martlet_core::PartitionId;

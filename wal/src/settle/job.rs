@@ -1,8 +1,8 @@
 //! One settle of one partition: collect, sweep, seal, create, write, sync. One request at a time.
 //!
-//! The order is the promise: a segment's name is durable before a run in it counts, every run is synced before the
-//! index reads from it, a segment gets its footer synced before the next one is opened, and a write starts at the
-//! block behind the last settled one.
+//! The order is the promise: a segment's name is durable before a run in it counts, every run is synced
+//! before the index reads from it, a segment gets its footer synced before the next one is opened, and a
+//! write starts at the block behind the last settled one.
 
 use std::collections::VecDeque;
 

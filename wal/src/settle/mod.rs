@@ -1,8 +1,8 @@
 //! Settling: frames leave the ring for runs of their partition's segment, or are carried to the ring's head.
 //!
-//! Owns the jobs under way and their bounds. Must never write a block that holds settled bytes of the index, and must
-//! never tell the index of a run before the segment and its name are synced. Ring space is not freed here: that takes
-//! a durable checkpoint.
+//! Owns the jobs under way and their bounds. Must never write a block that holds settled bytes of the index,
+//! and must never tell the index of a run before the segment and its name are synced. Ring space is not freed
+//! here: that takes a durable checkpoint.
 
 mod collect;
 mod job;

@@ -1,4 +1,5 @@
-//! Random work on a small log with a crash at any step: what was acknowledged is there, once, and reads back equal.
+//! Random work on a small log with a crash at any step: what was acknowledged is there, once, and reads back
+//! equal.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! Verifies segments: every run header and its chain, every frame header and body, padding, and the footer's index.
+//! Verifies segments: every run header and its chain, every frame header and body, padding, and the footer's
+//! index.
 
 use std::fs::File;
 

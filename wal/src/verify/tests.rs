@@ -1,4 +1,5 @@
-//! Verification of a real directory: clean as written, and every flipped byte that means something is reported.
+//! Verification of a real directory: clean as written, and every flipped byte that means something is
+//! reported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
