@@ -18,8 +18,8 @@ use martlet_core::{ErrorCode, Refusal, TopicName};
 use crate::cli::From as Place;
 use crate::failure::Failure;
 
-/// How long a command tries to reach its broker; a broker that is being restarted is back by then.
-const START_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a command tries to reach its broker; `produce` tries longer.
+const START_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// Runs `work` on a tokio runtime of one thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
