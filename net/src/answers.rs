@@ -1,7 +1,9 @@
-//! The unanswered requests of one connection: many futures, waited for together, each taken as soon as it is done.
+//! The unanswered requests of one connection: many futures, waited for together, each taken as soon as it is
+//! done.
 //!
-//! Owns the futures and which of them were woken; a future is polled only after it asked for it, and only when there is
-//! room for its answer. Answers come in the order in which they became ready, not in the order of the requests.
+//! Owns the futures and which of them were woken; a future is polled only after it asked for it, and only
+//! when there is room for its answer. Answers come in the order in which they became ready, not in the order
+//! of the requests.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -33,7 +35,8 @@ struct Slot<M, T> {
     waker: Arc<SlotWaker>,
 }
 
-/// Which slots asked to be polled. Wakers may be used from any thread, so this is behind a lock; it is not contended.
+/// Which slots asked to be polled. Wakers may be used from any thread, so this is behind a lock; it is not
+/// contended.
 #[derive(Default)]
 struct Woken {
     state: Mutex<WokenState>,
@@ -109,8 +112,8 @@ impl<M, T> Answers<M, T> {
         self.woken.wake_task();
     }
 
-    /// Adds a future. It is not polled here but when its turn comes in [`Answers::try_next`], so that an answer is
-    /// made only when there is room for it.
+    /// Adds a future. It is not polled here but when its turn comes in [`Answers::try_next`], so that an
+    /// answer is made only when there is room for it.
     pub fn push(&self, mark: M, future: Waiting<T>) {
         let mut inner = self.inner.borrow_mut();
         let index = inner.free.pop().unwrap_or_else(|| {
@@ -149,8 +152,8 @@ impl<M, T> Answers<M, T> {
         }
     }
 
-    /// Waits for the next answer, or until none is ready and `ended` holds. `ended` is asked whenever the task runs;
-    /// whoever changes what it says must see to that.
+    /// Waits for the next answer, or until none is ready and `ended` holds. `ended` is asked whenever the
+    /// task runs; whoever changes what it says must see to that.
     pub fn next_unless<'a>(
         &'a self,
         ended: impl Fn() -> bool + 'a,
@@ -190,7 +193,8 @@ mod tests {
     fn answers_come_as_they_get_ready_and_only_when_asked_for() {
         let answers: Answers<u32, u32> = Answers::new();
         let polls = Rc::new(Cell::new(0));
-        let gates: Vec<Rc<RefCell<(bool, Option<Waker>)>>> = (0..3).map(|_| Rc::default()).collect();
+        type Gate = Rc<RefCell<(bool, Option<Waker>)>>;
+        let gates: Vec<Gate> = (0..3).map(|_| Gate::default()).collect();
         for (number, gate) in (0..3).zip(&gates) {
             let (gate, polls) = (gate.clone(), polls.clone());
             answers.push(

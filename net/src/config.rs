@@ -15,8 +15,8 @@ pub struct ListenerConfig {
     /// Addresses of the node port, all with the same port; port 0 lets the operating system choose one. An
     /// unspecified address whose family this machine does not have is left out with a warning.
     pub bind: Vec<SocketAddr>,
-    /// The host that clients are told. `None` = the bound address, or, if that is unspecified, an empty host: the
-    /// client then uses the host it already reached.
+    /// The host that clients are told. `None` = the bound address, or, if that is unspecified, an empty host:
+    /// the client then uses the host it already reached.
     pub advertised: Option<String>,
     /// The port of shard `n` is this plus `n`; `None` or `Some(0)` lets the operating system choose.
     pub shard_port_base: Option<u16>,
@@ -53,8 +53,8 @@ pub struct ConnectionLimits {
     pub connections_max: usize,
     /// Unanswered requests of one connection; at the bound nothing more is read from it.
     pub requests_max: usize,
-    /// Bytes of requests and answers of one connection that are held at a time; over it nothing more is read. One
-    /// request and one answer are always allowed, whatever their size.
+    /// Bytes of requests and answers of one connection that are held at a time; over it nothing more is read.
+    /// One request and one answer are always allowed, whatever their size.
     pub bytes_max: usize,
     /// Bytes of a frame after its length field; a longer one is refused and the connection closed.
     pub frame_bytes_max: u32,

@@ -1,5 +1,5 @@
-//! Waiting for a condition within one thread. Owns a list of wakers and nothing else; the condition stays with the
-//! waiter, so a signal can never be lost between looking and waiting.
+//! Waiting for a condition within one thread. Owns a list of wakers and nothing else; the condition stays
+//! with the waiter, so a signal can never be lost between looking and waiting.
 
 use std::cell::RefCell;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Starting and ending work in order: the signal that tells connections to finish. Owns flags; closes nothing itself.
+//! Starting and ending work in order: the signal that tells connections to finish. Owns flags; closes nothing
+//! itself.
 
 use std::cell::Cell;
 use std::fmt;
@@ -51,7 +52,8 @@ pub enum First<A, B> {
     Right(B),
 }
 
-/// Runs both until one ends; the left one wins a tie. The other stays where it is and can be waited for again.
+/// Runs both until one ends; the left one wins a tie. The other stays where it is and can be waited for
+/// again.
 pub async fn first<A, B>(mut left: Pin<&mut A>, mut right: Pin<&mut B>) -> First<A::Output, B::Output>
 where
     A: Future + ?Sized,

@@ -18,8 +18,8 @@ use crate::memory::MemoryBudget;
 /// The life of a connection. It ends when the connection is closed.
 pub type GatewayFuture = Pin<Box<dyn Future<Output = ()>>>;
 
-/// One client protocol. One value serves all shards, so it holds no connection state. `B` is the broker handle its
-/// connections get (`martlet_shard::api::BrokerHandle`).
+/// One client protocol. One value serves all shards, so it holds no connection state. `B` is the broker
+/// handle its connections get (`martlet_shard::api::BrokerHandle`).
 pub trait Gateway<B>: Send + Sync + fmt::Debug {
     /// The protocol's name, as listeners refer to it.
     fn protocol(&self) -> &'static str;

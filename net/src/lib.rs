@@ -1,8 +1,8 @@
 //! Bytes on the wire: listeners, connections, framing and byte budgets, for every gateway.
 //!
-//! Owns how a connection is bounded: its frames, its buffers, its unanswered requests, its stalls, and the memory all
-//! connections of a shard share. Must never know a protocol's messages, a partition or a file; what a peer does wrong
-//! may cost that peer's connection and nothing else.
+//! Owns how a connection is bounded: its frames, its buffers, its unanswered requests, its stalls, and the
+//! memory all connections of a shard share. Must never know a protocol's messages, a partition or a file;
+//! what a peer does wrong may cost that peer's connection and nothing else.
 
 pub mod answers;
 pub mod config;

@@ -1,5 +1,5 @@
-//! Listening and accepting. Owns which ports are bound and how many connections a shard holds; what is said on a
-//! connection belongs to its gateway. A connection over the bound is told why, then closed.
+//! Listening and accepting. Owns which ports are bound and how many connections a shard holds; what is said
+//! on a connection belongs to its gateway. A connection over the bound is told why, then closed.
 
 use std::cell::Cell;
 use std::fmt;
@@ -38,8 +38,9 @@ pub struct ListenError {
     pub error: io::Error,
 }
 
-/// Binds the node port of `config` on all its addresses, shared with the other shards. `port` is what another shard
-/// has bound already; without it this is the first shard, which makes sure that no other process holds the port.
+/// Binds the node port of `config` on all its addresses, shared with the other shards. `port` is what another
+/// shard has bound already; without it this is the first shard, which makes sure that no other process holds
+/// the port.
 ///
 /// # Errors
 /// An address that cannot be bound.

@@ -1,8 +1,8 @@
-//! The memory that the connections of one shard share. Owns the count; over the budget nobody is refused or dropped,
-//! the next reservation waits its turn.
+//! The memory that the connections of one shard share. Owns the count; over the budget nobody is refused or
+//! dropped, the next reservation waits its turn.
 //!
-//! **Invariant**: what a reservation waits for is given back by itself. So a quarter of the budget is kept apart for
-//! receive buffers, which an idle connection keeps: those are granted or not, never waited for.
+//! **Invariant**: what a reservation waits for is given back by itself. So a quarter of the budget is kept
+//! apart for receive buffers, which an idle connection keeps: those are granted or not, never waited for.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -60,8 +60,8 @@ impl MemoryBudget {
         self.shared.bytes_max + self.shared.buffers_max
     }
 
-    /// Bytes reserved now, receive buffers included. May be over the maximum after [`MemoryBudget::charge`] or one
-    /// large reservation.
+    /// Bytes reserved now, receive buffers included. May be over the maximum after [`MemoryBudget::charge`]
+    /// or one large reservation.
     #[must_use]
     pub fn used(&self) -> usize {
         self.shared.used.get() + self.shared.buffers.get()
@@ -101,8 +101,8 @@ impl MemoryBudget {
         (self.shared.waiting.borrow().is_empty() && self.shared.fits(bytes)).then(|| self.charge(bytes))
     }
 
-    /// Waits until `bytes` fit. More than the whole budget fits when nothing else is reserved, so that one large
-    /// frame always gets through.
+    /// Waits until `bytes` fit. More than the whole budget fits when nothing else is reserved, so that one
+    /// large frame always gets through.
     pub async fn reserve(&self, bytes: usize) -> Reservation {
         if let Some(reservation) = self.try_reserve(bytes) {
             return reservation;

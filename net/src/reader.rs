@@ -1,6 +1,7 @@
-//! Cutting length-prefixed frames out of a socket. Owns the receive buffer of one connection: small frames are cut
-//! from a chunk that grows with the traffic, a large one is received into a buffer of exactly its size, so its bytes
-//! are not moved again. Must never hold more than was reserved, nor believe a length before comparing it.
+//! Cutting length-prefixed frames out of a socket. Owns the receive buffer of one connection: small frames
+//! are cut from a chunk that grows with the traffic, a large one is received into a buffer of exactly its
+//! size, so its bytes are not moved again. Must never hold more than was reserved, nor believe a length
+//! before comparing it.
 
 use std::io;
 use std::rc::Rc;
@@ -95,9 +96,9 @@ impl FrameReader {
         Ok(self.buffer.split_to(count).freeze())
     }
 
-    /// Waits for the next frame, however long the peer says nothing; a frame that has begun must go on. Waits for
-    /// memory before it receives what it has no buffer for. A frame has at most `bytes_max` bytes, nor more than the
-    /// connection's limit.
+    /// Waits for the next frame, however long the peer says nothing; a frame that has begun must go on. Waits
+    /// for memory before it receives what it has no buffer for. A frame has at most `bytes_max` bytes, nor
+    /// more than the connection's limit.
     ///
     /// # Errors
     /// As [`ReadError`]. After [`ReadError::TooLarge`] the stream cannot be cut any more.
@@ -125,8 +126,8 @@ impl FrameReader {
         Ok(ReceivedFrame { bytes, reservation })
     }
 
-    /// Receives and forgets until the peer closes, at most for `wait`. A socket that is closed with bytes unread
-    /// resets the connection, and the peer may then never see the refusal it was sent.
+    /// Receives and forgets until the peer closes, at most for `wait`. A socket that is closed with bytes
+    /// unread resets the connection, and the peer may then never see the refusal it was sent.
     pub async fn discard(&mut self, wait: Duration) {
         let runtime = self.runtime.clone();
         let all = async {
@@ -190,7 +191,8 @@ impl FrameReader {
         }
     }
 
-    /// A filled chunk asks for a larger one, if the shard has memory for it; a nearly empty one for a smaller.
+    /// A filled chunk asks for a larger one, if the shard has memory for it; a nearly empty one for a
+    /// smaller.
     fn adapt(&mut self, count: usize, room: usize) {
         if count == room && self.chunk < CHUNK_BYTES_MAX {
             let larger = self.chunk * 4;

@@ -1,5 +1,5 @@
-//! Sending what a connection is owed. Owns the gathering of answers into few system calls and the stall clock; a peer
-//! that takes nothing loses its connection, nobody else waits for it.
+//! Sending what a connection is owed. Owns the gathering of answers into few system calls and the stall
+//! clock; a peer that takes nothing loses its connection, nobody else waits for it.
 
 use std::io;
 use std::time::Duration;
@@ -101,7 +101,8 @@ impl FrameWriter {
     /// Sends all that was gathered.
     ///
     /// # Errors
-    /// [`WriteError::Stalled`] when the peer takes nothing, [`WriteError::Io`]; then the connection is of no use.
+    /// [`WriteError::Stalled`] when the peer takes nothing, [`WriteError::Io`]; then the connection is of no
+    /// use.
     pub async fn send(&mut self, gathered: &mut Gather) -> Result<(), WriteError> {
         let mut parts = gathered.take().into_iter();
         let mut rest: Option<Bytes> = None;

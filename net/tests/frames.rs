@@ -1,5 +1,7 @@
 //! Frames over the simulated network: cut however the bytes arrive, bounded, and never waited for in vain.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! The handle that gateways hold. Owns the way of a call: to this shard's engine or to the mailbox of another, and
-//! back; a caller that goes away is forgotten, its writes are not.
+//! The handle that gateways hold. Owns the way of a call: to this shard's engine or to the mailbox of
+//! another, and back; a caller that goes away is forgotten, its writes are not.
 
 use std::fmt;
 use std::future::Future;
@@ -54,8 +54,8 @@ impl Broker for ShardBroker {
     }
 }
 
-/// Waits for the answer of this shard's engine. Frames are fetched once the caller has come for them, and when the
-/// shard has memory for it.
+/// Waits for the answer of this shard's engine. Frames are fetched once the caller has come for them, and
+/// when the shard has memory for it.
 async fn local(mut call: LocalCall) -> Result<Reply, Refusal> {
     if let Some(outcome) = (&mut call).await {
         return outcome;

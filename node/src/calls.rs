@@ -1,5 +1,5 @@
-//! Calls that have not been answered, from this shard's gateways and from other shards. Owns who is told and what is
-//! known so far; never decides what an answer is.
+//! Calls that have not been answered, from this shard's gateways and from other shards. Owns who is told and
+//! what is known so far; never decides what an answer is.
 
 use std::collections::HashMap;
 use std::task::Waker;

@@ -36,12 +36,14 @@ pub struct NodeConfig {
     pub planted: martlet_shard::engine::PlantedBugs,
     /// How long a start waits for another process to let go of the log.
     pub lock_wait: Duration,
-    /// How long a stop waits for connections to take what they are owed; the log is always drained and synced.
+    /// How long a stop waits for connections to take what they are owed; the log is always drained and
+    /// synced.
     pub drain: Duration,
 }
 
 impl NodeConfig {
-    /// One shard, the native listener on every address with a port that the operating system chooses, data below
+    /// One shard, the native listener on every address with a port that the operating system chooses, data
+    /// below
     /// `data_dir`.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> NodeConfig {

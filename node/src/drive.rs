@@ -1,5 +1,5 @@
-//! Turning the wheels of a storage machine that is not the store yet: its requests go to the pump, several at a time,
-//! and come back in the order they end.
+//! Turning the wheels of a storage machine that is not the store yet: its requests go to the pump, several at
+//! a time, and come back in the order they end.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -1,5 +1,5 @@
-//! How a node is watched and stopped from other threads. Owns the phase and the bound addresses; never blocks a shard:
-//! it writes into a shard's control mailbox, or reads what the shard published.
+//! How a node is watched and stopped from other threads. Owns the phase and the bound addresses; never blocks
+//! a shard: it writes into a shard's control mailbox, or reads what the shard published.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -55,8 +55,8 @@ pub struct BoundListener {
 }
 
 impl BoundListener {
-    /// What a client is told about a shard: `HOST:PORT`, or `:PORT` if it should keep to the host it has reached.
-    /// Empty if there is no such shard.
+    /// What a client is told about a shard: `HOST:PORT`, or `:PORT` if it should keep to the host it has
+    /// reached. Empty if there is no such shard.
     #[must_use]
     pub fn advertised(&self, shard: ShardId) -> String {
         let Some((_, address)) = self.shards.iter().find(|(number, _)| *number == shard) else {
@@ -151,8 +151,8 @@ impl NodeHandle {
         self.lock().failure.clone()
     }
 
-    /// Says that a shard's root future has ended, and how. Whoever runs a [`crate::ShardSeat`] calls this once for
-    /// each; a failure stops the other shards.
+    /// Says that a shard's root future has ended, and how. Whoever runs a [`crate::ShardSeat`] calls this
+    /// once for each; a failure stops the other shards.
     pub fn ended(&self, outcome: Result<(), NodeError>) {
         if let Err(failure) = outcome {
             self.failed(failure);
@@ -204,14 +204,15 @@ impl NodeHandle {
         Readiness { reasons }
     }
 
-    /// Blocks this thread until every shard has told its numbers, at most for `wait`; shards that did not are left out.
+    /// Blocks this thread until every shard has told its numbers, at most for `wait`; shards that did not are
+    /// left out.
     #[must_use]
     pub fn collect_stats(&self, wait: Duration) -> NodeStats {
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = mpsc::sync_channel(self.shared.controls.len());
         let asked = self.shared.controls.iter().filter(|control| {
             let sender = sender.clone();
             // A receiver that is gone has stopped waiting.
-            let reply = Box::new(move |stats| drop(sender.send(stats)));
+            let reply = Box::new(move |stats| drop(sender.try_send(stats)));
             control.try_send(Control::Stats(reply)).is_ok()
         });
         let asked = asked.count();

@@ -1,8 +1,9 @@
-//! A running node: joins engine, log and connections. One root future per shard; decisions stay in the engine and the
-//! store, this crate moves their inputs and effects.
+//! A running node: joins engine, log and connections. One root future per shard; decisions stay in the engine
+//! and the store, this crate moves their inputs and effects.
 //!
-//! Owns start-up, stop, the tick, and the messages between shards. Must never decide about a record, know a client
-//! protocol, or start a thread or a second runtime, except in [`threads`], which the simulator leaves out.
+//! Owns start-up, stop, the tick, and the messages between shards. Must never decide about a record, know a
+//! client protocol, or start a thread or a second runtime, except in [`threads`], which the simulator leaves
+//! out.
 
 mod broker;
 mod calls;

@@ -1,5 +1,5 @@
-//! The way from one shard to another: what is said in one turn leaves as one message. Owns what was said and not yet
-//! sent; it is bounded by the calls that may be under way between two shards.
+//! The way from one shard to another: what is said in one turn leaves as one message. Owns what was said and
+//! not yet sent; it is bounded by the calls that may be under way between two shards.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

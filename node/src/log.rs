@@ -1,4 +1,5 @@
-//! The engine's view of the store: the same words on both sides, joined here because neither crate may know the other.
+//! The engine's view of the store: the same words on both sides, joined here because neither crate may know
+//! the other.
 
 use bytes::Bytes;
 use martlet_core::{FrameHeader, Lsn, Offset, PartitionId, Refusal};

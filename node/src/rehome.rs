@@ -1,6 +1,6 @@
-//! Moving partitions when the number of shards has changed: the engines of the old logs are replayed, their state is
-//! dealt out anew, and storage moves what they own. Owns no decision: who owns what is the metadata's, how bytes move
-//! is storage's.
+//! Moving partitions when the number of shards has changed: the engines of the old logs are replayed, their
+//! state is dealt out anew, and storage moves what they own. Owns no decision: who owns what is the
+//! metadata's, how bytes move is storage's.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,5 @@
-//! One shard of a node as a value that can be sent to the thread, or the simulated executor, that will run it.
+//! One shard of a node as a value that can be sent to the thread, or the simulated executor, that will run
+//! it.
 
 use std::fmt;
 use std::future::Future;
@@ -35,7 +36,8 @@ pub struct ShardSeat {
     control: Receiver<Control>,
 }
 
-/// The shards of a node and the handle on it. Nothing runs yet; every seat must be run, each on its own executor.
+/// The shards of a node and the handle on it. Nothing runs yet; every seat must be run, each on its own
+/// executor.
 ///
 /// # Errors
 /// [`NodeError::Config`], [`NodeError::UnknownProtocol`].
@@ -84,8 +86,9 @@ impl ShardSeat {
         self.shard
     }
 
-    /// The whole life of the shard: recovery, service, stop. The future ends when the shard has drained and synced.
-    /// Dropping it, with the executor it runs on, is a crash: what was not durable is lost, as it should be.
+    /// The whole life of the shard: recovery, service, stop. The future ends when the shard has drained and
+    /// synced. Dropping it, with the executor it runs on, is a crash: what was not durable is lost, as it
+    /// should be.
     pub fn run(self, runtime: Runtime) -> impl Future<Output = Result<(), NodeError>> + 'static {
         let ShardSeat { shard, config, gateways, handle, inbox, others, mut control } = self;
         async move {
@@ -214,8 +217,8 @@ impl Start {
         }
     }
 
-    /// What another shard says. If all others have ended, the node is about to be stopped, and whoever ended first says
-    /// why.
+    /// What another shard says. If all others have ended, the node is about to be stopped, and whoever ended
+    /// first says why.
     async fn hear(&mut self) -> Batch {
         match self.inbox.recv().await {
             Some(batch) => batch,

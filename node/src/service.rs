@@ -1,5 +1,5 @@
-//! From recovered logs to service: shards bind their ports, learn each other's, and start to accept. Owns the steps
-//! that shards take together at the start; shard 0 leads.
+//! From recovered logs to service: shards bind their ports, learn each other's, and start to accept. Owns the
+//! steps that shards take together at the start; shard 0 leads.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,8 +1,9 @@
-//! One running shard: the core behind a cell, and the tasks that turn its effects into I/O and its inputs into calls.
+//! One running shard: the core behind a cell, and the tasks that turn its effects into I/O and its inputs
+//! into calls.
 //!
-//! Owns the tick. What arrives in one turn of the executor is handled first; then one task issues what the store
-//! wants, so that all of it goes out in one flush. A completion issues the next requests itself. No borrow of the
-//! core lives across an await.
+//! Owns the tick. What arrives in one turn of the executor is handled first; then one task issues what the
+//! store wants, so that all of it goes out in one flush. A completion issues the next requests itself. No
+//! borrow of the core lives across an await.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -91,8 +92,8 @@ impl Shard {
         })
     }
 
-    /// Ends recovery: partitions are opened, metadata goes to the other shards, and what they said before this shard
-    /// was ready is taken.
+    /// Ends recovery: partitions are opened, metadata goes to the other shards, and what they said before
+    /// this shard was ready is taken.
     pub(crate) fn begin(&self, early: Vec<Batch>) {
         let now = self.runtime.now();
         let problems = {
@@ -119,7 +120,8 @@ impl Shard {
         spawn("mailbox", Box::pin(self.clone().take_messages(inbox)));
     }
 
-    /// To be called after every input to the core: the storage task looks for requests, the timer task at the clock.
+    /// To be called after every input to the core: the storage task looks for requests, the timer task at the
+    /// clock.
     pub(crate) fn touched(&self, core: &ShardCore) {
         if !self.dirty.replace(true) {
             self.work.signal();

@@ -1,8 +1,9 @@
-//! The engine and its store as one: inputs in, answers and requests out. Everything here is synchronous; the caller
-//! carries out the I/O and moves the bytes.
+//! The engine and its store as one: inputs in, answers and requests out. Everything here is synchronous; the
+//! caller carries out the I/O and moves the bytes.
 //!
-//! Owns the order of effects: metadata reaches other shards before the answers that may tell about it; an append that
-//! the log cannot take yet is kept back, with everything behind it, and its connection is not read meanwhile.
+//! Owns the order of effects: metadata reaches other shards before the answers that may tell about it; an
+//! append that the log cannot take yet is kept back, with everything behind it, and its connection is not
+//! read meanwhile.
 
 use std::collections::VecDeque;
 use std::rc::Rc;

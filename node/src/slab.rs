@@ -1,5 +1,5 @@
-//! Values by number, where a number is never mistaken for an older one. Owns places; a place is used again under a new
-//! generation.
+//! Values by number, where a number is never mistaken for an older one. Owns places; a place is used again
+//! under a new generation.
 
 /// See the module.
 #[derive(Debug)]

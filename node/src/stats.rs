@@ -1,5 +1,5 @@
-//! Numbers of a running node, for metrics and `martlet status`. Each shard fills its own at a request that came
-//! through its control mailbox; nothing is shared while it works.
+//! Numbers of a running node, for metrics and `martlet status`. Each shard fills its own at a request that
+//! came through its control mailbox; nothing is shared while it works.
 
 use martlet_core::ShardId;
 use martlet_shard::engine::Counters as EngineCounters;

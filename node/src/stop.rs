@@ -1,5 +1,6 @@
-//! Ending in good order: connections are told, what they are owed is sent, shards wait for each other, the log is
-//! drained, marked and checkpointed. Every wait is bounded; the log is closed whatever the connections do.
+//! Ending in good order: connections are told, what they are owed is sent, shards wait for each other, the
+//! log is drained, marked and checkpointed. Every wait is bounded; the log is closed whatever the connections
+//! do.
 
 use std::rc::Rc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Opening the log of a shard: whose it is, the lock, recovery, and the replay into the engine. Owns the order of
-//! these steps; what recovery decides belongs to the log.
+//! Opening the log of a shard: whose it is, the lock, recovery, and the replay into the engine. Owns the
+//! order of these steps; what recovery decides belongs to the log.
 
 use std::io;
 use std::rc::Rc;
@@ -38,8 +38,8 @@ struct PlacedLog {
 }
 
 impl Placement {
-    /// Whether this is the first start, or one that did not come far enough to serve. The log of shard 0 is then made
-    /// last: as long as it is missing, nothing was ever served from the others.
+    /// Whether this is the first start, or one that did not come far enough to serve. The log of shard 0 is
+    /// then made last: as long as it is missing, nothing was ever served from the others.
     pub(crate) fn is_first_start(&self) -> bool {
         self.logs.first().is_some_and(|log| log.is_new)
     }
@@ -51,8 +51,8 @@ pub(crate) struct DataLock {
     _file: DirectFile,
 }
 
-/// Locks the data directory, finds the logs below it and says which shard opens which. If they were made for another
-/// number of shards, their partitions are moved to new logs first.
+/// Locks the data directory, finds the logs below it and says which shard opens which. If they were made for
+/// another number of shards, their partitions are moved to new logs first.
 pub(crate) async fn place(
     runtime: &Runtime,
     config: &NodeConfig,
@@ -91,7 +91,8 @@ fn storage(reason: String) -> NodeError {
     NodeError::Storage { reason }
 }
 
-/// A first start that was killed: the log of shard 0, which is made last, is missing, so the others are empty.
+/// A first start that was killed: the log of shard 0, which is made last, is missing, so the others are
+/// empty.
 fn is_interrupted_first_start(found: &[Superblock], shards: u16) -> bool {
     found.iter().all(|log| log.shards == shards && log.shard != 0) && !has_twins(found)
 }
@@ -190,8 +191,8 @@ async fn lock(runtime: &Runtime, pump: &Pump, config: &NodeConfig, wal: WalId) -
     patiently(runtime, config, async || Ok(pump.lock(wal).await?.then_some(()))).await
 }
 
-/// Tries to take a lock until it is free. A killed process may hold its log for a moment: the kernel still finishes
-/// what it had asked for.
+/// Tries to take a lock until it is free. A killed process may hold its log for a moment: the kernel still
+/// finishes what it had asked for.
 async fn patiently<T>(
     runtime: &Runtime,
     config: &NodeConfig,

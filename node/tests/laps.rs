@@ -1,5 +1,7 @@
-//! More data than the ring holds: records settle, the ring is used again, and everything is read from segments, also
-//! after a restart; large batches; offsets by time.
+//! More data than the ring holds: records settle, the ring is used again, and everything is read from
+//! segments, also after a restart; large batches; offsets by time.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -1,5 +1,7 @@
 //! One shard over TCP: append, read, cursors, topics, restart.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use martlet_core::native::{RequestCall, ResponseAnswer};

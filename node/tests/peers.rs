@@ -1,5 +1,7 @@
 //! Peers that break the rules, or just do nothing: each costs its own connection and nothing else.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! Several shards: partitions spread over them, calls that cross, ports of their own, restart.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
 use std::collections::BTreeSet;

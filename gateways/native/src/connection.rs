@@ -1,8 +1,8 @@
 //! One connection: requests in, calls to the broker, answers out as they get ready.
 //!
-//! Owns what the connection may hold: the requests it has not answered, their bytes, and the answers not yet sent.
-//! At a bound it stops reading, so that the peer is slowed by TCP. One task polls both directions, reading first, so
-//! a request that is answered at once costs one turn.
+//! Owns what the connection may hold: the requests it has not answered, their bytes, and the answers not yet
+//! sent. At a bound it stops reading, so that the peer is slowed by TCP. One task polls both directions,
+//! reading first, so a request that is answered at once costs one turn.
 
 use std::cell::Cell;
 use std::fmt;

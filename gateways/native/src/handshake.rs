@@ -1,5 +1,5 @@
-//! The opening of a connection: eight fixed bytes, then HELLO. Owns who is let in; until then a connection may hold
-//! nothing but one small frame.
+//! The opening of a connection: eight fixed bytes, then HELLO. Owns who is let in; until then a connection
+//! may hold nothing but one small frame.
 
 use martlet_core::limits::NATIVE_FRAME_BYTES_MAX;
 use martlet_core::native::{PREFACE, ResponseAnswer, VERSION, features};

@@ -1,9 +1,9 @@
-//! The native protocol: cuts requests out of a connection in place, turns them into calls of the engine, and sends the
-//! answers as they come.
+//! The native protocol: cuts requests out of a connection in place, turns them into calls of the engine, and
+//! sends the answers as they come.
 //!
-//! Owns the protocol's rules: the opening, HELLO, correlation, what may be in flight. Must never decode a record on the
-//! way of an append or a read, know where a partition lives, or let one connection cost another anything.
-//! The schema is [`martlet_core::native`], the text `docs/native-protocol.md`.
+//! Owns the protocol's rules: the opening, HELLO, correlation, what may be in flight. Must never decode a
+//! record on the way of an append or a read, know where a partition lives, or let one connection cost another
+//! anything. The schema is [`martlet_core::native`], the text `docs/native-protocol.md`.
 
 mod connection;
 mod handshake;

@@ -1,5 +1,5 @@
-//! Refining an offset for a time: the engine finds the frame, this looks for the record within it. The one place where
-//! the gateway opens a body, and never on the way of an append or a read.
+//! Refining an offset for a time: the engine finds the frame, this looks for the record within it. The one
+//! place where the gateway opens a body, and never on the way of an append or a read.
 
 use martlet_core::frame::{check, format};
 use martlet_core::limits::BATCH_UNCOMPRESSED_BYTES_MAX;

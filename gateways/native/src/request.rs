@@ -1,5 +1,6 @@
-//! From a received frame to a call. Owns the checks that need no state: lengths, the archive, names, the shape of a
-//! batch. Strings are copied, numbers are read in place, the body of an append stays where it was received.
+//! From a received frame to a call. Owns the checks that need no state: lengths, the archive, names, the
+//! shape of a batch. Strings are copied, numbers are read in place, the body of an append stays where it was
+//! received.
 
 use bytes::Bytes;
 use martlet_core::frame::{flags, format};

@@ -1,4 +1,5 @@
-//! From a reply to bytes. Metadata is copied together, headers and bodies of frames are referred to where they lie.
+//! From a reply to bytes. Metadata is copied together, headers and bodies of frames are referred to where
+//! they lie.
 
 use bytes::Bytes;
 use martlet_core::limits::NATIVE_FRAME_BYTES_MAX;
@@ -48,7 +49,8 @@ fn refused(refusal: &Refusal) -> ResponseAnswer {
     }
 }
 
-/// Gathers what the engine answered. `listener` is where the client came in: it decides which addresses it is told.
+/// Gathers what the engine answered. `listener` is where the client came in: it decides which addresses it is
+/// told.
 pub(crate) fn reply(
     gather: &mut Gather,
     correlation: u64,

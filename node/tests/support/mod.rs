@@ -20,13 +20,13 @@ use martlet_net::ListenerConfig;
 use martlet_node::{Node, NodeConfig, NodeError};
 use martlet_runtime::uring::{UringConfig, UringDriver};
 
-pub const WAIT: Duration = Duration::from_secs(60);
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
 /// A directory of its own, removed at the end.
-pub struct Scratch(pub PathBuf);
+pub(crate) struct Scratch(pub(crate) PathBuf);
 
 impl Scratch {
-    pub fn new() -> Scratch {
+    pub(crate) fn new() -> Scratch {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = Path::new(option_env!("CARGO_TARGET_TMPDIR").unwrap_or("/tmp"))
@@ -42,7 +42,7 @@ impl Drop for Scratch {
     }
 }
 
-pub fn config(scratch: &Scratch, shards: u16) -> NodeConfig {
+pub(crate) fn config(scratch: &Scratch, shards: u16) -> NodeConfig {
     let mut config = NodeConfig::new(&scratch.0);
     config.shards = shards;
     config.listeners = vec![ListenerConfig::on("native", &[IpAddr::V4(Ipv4Addr::LOCALHOST)], 0)];
@@ -52,11 +52,11 @@ pub fn config(scratch: &Scratch, shards: u16) -> NodeConfig {
     config
 }
 
-pub fn start(config: NodeConfig) -> (Node, SocketAddr) {
+pub(crate) fn start(config: NodeConfig) -> (Node, SocketAddr) {
     try_start(config).unwrap()
 }
 
-pub fn try_start(config: NodeConfig) -> Result<(Node, SocketAddr), NodeError> {
+pub(crate) fn try_start(config: NodeConfig) -> Result<(Node, SocketAddr), NodeError> {
     if std::env::var_os("MARTLET_TEST_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_env("MARTLET_TEST_LOG");
         let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
@@ -77,20 +77,20 @@ pub fn try_start(config: NodeConfig) -> Result<(Node, SocketAddr), NodeError> {
 }
 
 /// A connection that has said hello.
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     next: u64,
-    pub shard: u16,
+    pub(crate) shard: u16,
 }
 
 /// An answer and its body.
-pub struct Answered {
-    pub correlation: u64,
-    pub answer: ResponseAnswer,
-    pub body: Vec<u8>,
+pub(crate) struct Answered {
+    pub(crate) correlation: u64,
+    pub(crate) answer: ResponseAnswer,
+    pub(crate) body: Vec<u8>,
 }
 
-pub fn message(correlation: u64, call: RequestCall, body: &[u8]) -> Vec<u8> {
+pub(crate) fn message(correlation: u64, call: RequestCall, body: &[u8]) -> Vec<u8> {
     let meta = rkyv::to_bytes::<rkyv::rancor::Error>(&Request { correlation, call }).unwrap();
     let mut bytes = Vec::new();
     bytes.extend((4 + meta.len() as u32 + body.len() as u32).to_le_bytes());
@@ -100,7 +100,7 @@ pub fn message(correlation: u64, call: RequestCall, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub fn hello() -> RequestCall {
+pub(crate) fn hello() -> RequestCall {
     RequestCall::Hello {
         version_min: 1,
         version_max: 1,
@@ -110,14 +110,14 @@ pub fn hello() -> RequestCall {
     }
 }
 
-pub fn connect(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(WAIT)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
 
-pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answered> {
+pub(crate) fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answered> {
     let mut lengths = [0; 8];
     stream.read_exact(&mut lengths)?;
     let length = u32::from_le_bytes(lengths[..4].try_into().unwrap()) as usize;
@@ -130,7 +130,7 @@ pub fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answered> {
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> Client {
+    pub(crate) fn connect(address: SocketAddr) -> Client {
         let mut stream = connect(address);
         stream.write_all(&PREFACE).unwrap();
         stream.write_all(&message(1, hello(), &[])).unwrap();
@@ -141,35 +141,35 @@ impl Client {
         Client { stream, next: 2, shard }
     }
 
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
         &mut self.stream
     }
 
     /// Sends without waiting for the answer.
-    pub fn send(&mut self, call: RequestCall, body: &[u8]) -> u64 {
+    pub(crate) fn send(&mut self, call: RequestCall, body: &[u8]) -> u64 {
         let correlation = self.next;
         self.next += 1;
         self.stream.write_all(&message(correlation, call, body)).unwrap();
         correlation
     }
 
-    pub fn receive(&mut self) -> Answered {
+    pub(crate) fn receive(&mut self) -> Answered {
         read_answer(&mut self.stream).unwrap()
     }
 
     /// Sends and waits for the answer, while nothing else is under way.
-    pub fn call(&mut self, call: RequestCall) -> ResponseAnswer {
+    pub(crate) fn call(&mut self, call: RequestCall) -> ResponseAnswer {
         self.exchange(call, &[]).0
     }
 
-    pub fn exchange(&mut self, call: RequestCall, body: &[u8]) -> (ResponseAnswer, Vec<u8>) {
+    pub(crate) fn exchange(&mut self, call: RequestCall, body: &[u8]) -> (ResponseAnswer, Vec<u8>) {
         let sent = self.send(call, body);
         let answered = self.receive();
         assert_eq!(answered.correlation, sent);
         (answered.answer, answered.body)
     }
 
-    pub fn create_topic(&mut self, name: &str, partitions: u32) -> TopicDescription {
+    pub(crate) fn create_topic(&mut self, name: &str, partitions: u32) -> TopicDescription {
         let settings: Vec<Setting> = Vec::new();
         let answer = self.call(RequestCall::TopicCreate { name: name.to_owned(), partitions, settings });
         match answer {
@@ -179,7 +179,7 @@ impl Client {
         self.describe(name)
     }
 
-    pub fn describe(&mut self, name: &str) -> TopicDescription {
+    pub(crate) fn describe(&mut self, name: &str) -> TopicDescription {
         match self.call(RequestCall::TopicDescribe { name: name.to_owned() }) {
             ResponseAnswer::Topic(topic) => topic,
             other => panic!("describe was answered with {other:?}"),
@@ -187,7 +187,7 @@ impl Client {
     }
 
     /// Appends one batch of these values; the base offset.
-    pub fn append(&mut self, partition: u64, values: &[&[u8]]) -> u64 {
+    pub(crate) fn append(&mut self, partition: u64, values: &[&[u8]]) -> u64 {
         let (call, body) = append(partition, values, None);
         match self.exchange(call, &body).0 {
             ResponseAnswer::Appended { base_offset, .. } => base_offset,
@@ -196,7 +196,7 @@ impl Client {
     }
 
     /// Reads from an offset to the committed end; the values with their offsets.
-    pub fn read_all(&mut self, partition: u64, from: u64) -> Vec<(u64, Vec<u8>)> {
+    pub(crate) fn read_all(&mut self, partition: u64, from: u64) -> Vec<(u64, Vec<u8>)> {
         let mut values = Vec::new();
         let mut from = from;
         loop {
@@ -214,7 +214,7 @@ impl Client {
     }
 }
 
-pub fn append(partition: u64, values: &[&[u8]], acks: Option<Acks>) -> (RequestCall, Vec<u8>) {
+pub(crate) fn append(partition: u64, values: &[&[u8]], acks: Option<Acks>) -> (RequestCall, Vec<u8>) {
     let mut builder = BatchBuilder::new(Codec::None, 1024);
     for value in values {
         builder.append(&Record { timestamp: 1_000, key: None, value: Some(value), headers: &[] }).unwrap();
@@ -236,7 +236,7 @@ pub fn append(partition: u64, values: &[&[u8]], acks: Option<Acks>) -> (RequestC
 }
 
 /// One batch of records with these timestamps.
-pub fn append_at(partition: u64, times: &[i64]) -> (RequestCall, Vec<u8>) {
+pub(crate) fn append_at(partition: u64, times: &[i64]) -> (RequestCall, Vec<u8>) {
     let mut builder = BatchBuilder::new(Codec::None, 1024);
     for time in times {
         builder.append(&Record { timestamp: *time, key: None, value: Some(b"v"), headers: &[] }).unwrap();
@@ -253,7 +253,7 @@ pub fn append_at(partition: u64, times: &[i64]) -> (RequestCall, Vec<u8>) {
     (call, batch.body.to_vec())
 }
 
-pub fn values_of(body: &[u8]) -> Vec<(u64, Vec<u8>)> {
+pub(crate) fn values_of(body: &[u8]) -> Vec<(u64, Vec<u8>)> {
     let mut values = Vec::new();
     for frame in martlet_formats::frames::Frames::new(body) {
         let frame = frame.unwrap();
@@ -269,7 +269,7 @@ pub fn values_of(body: &[u8]) -> Vec<(u64, Vec<u8>)> {
 }
 
 /// Asks again and again; each question is a round trip to the node, so it does not spin.
-pub fn wait_until(mut holds: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut holds: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !holds() {
         assert!(start.elapsed() < WAIT, "it did not happen in time");
