@@ -1,6 +1,6 @@
 //! What the log asks of the disk, as values. The state machines of this crate (store and recovery) emit
-//! [`IoRequest`]s and take [`IoOutcome`]s; the pump carries them out on a runtime, the simulator's first tier on a
-//! model of a disk. Nothing here does I/O.
+//! [`IoRequest`]s and take [`IoOutcome`]s; the pump carries them out on a runtime, the simulator's first tier
+//! on a model of a disk. Nothing here does I/O.
 
 use bytes::Bytes;
 use martlet_core::{Offset, PartitionId, WalId};
@@ -43,15 +43,16 @@ pub struct IoId(pub u64);
 /// One operation. Offsets, lengths and buffers of reads and writes are multiples of the block size.
 #[derive(Clone, Debug)]
 pub enum IoRequest {
-    /// Writes `data` at `offset`; with `sync`, a linked data sync follows that also covers every earlier completed
-    /// write of this file. Short writes are finished by the executor of the request.
+    /// Writes `data` at `offset`; with `sync`, a linked data sync follows that also covers every earlier
+    /// completed write of this file. Short writes are finished by the executor of the request.
     Write { file: FileId, offset: u64, data: Bytes, sync: bool },
     /// Reads up to `length` bytes; fewer only at the end of the file.
     Read { file: FileId, offset: u64, length: usize },
     /// Data sync of writes completed before this was submitted.
     Sync { file: FileId },
-    /// Creates the file (and its directory) if it is missing and makes it at least `length` bytes: written with
-    /// zeros and synced if `zeroed`, else allocated without changing its size. The name is not yet durable.
+    /// Creates the file (and its directory) if it is missing and makes it at least `length` bytes: written
+    /// with zeros and synced if `zeroed`, else allocated without changing its size. The name is not yet
+    /// durable.
     Create { file: FileId, length: u64, zeroed: bool },
     /// Cuts or extends the file.
     Truncate { file: FileId, length: u64 },

@@ -1,9 +1,11 @@
 //! Carries out [`IoRequest`]s on a runtime: the only place of the product where log files are opened.
 //!
-//! Owns paths, open files and their bound. Every log file is opened for direct I/O; a file system that cannot is refused
-//! with the remedy unless the configuration allows buffered files. Must never decide anything: no retry, no order.
+//! Owns paths, open files and their bound. Every log file is opened for direct I/O; a file system that cannot
+//! is refused with the remedy unless the configuration allows buffered files. Must never decide anything: no
+//! retry, no order.
 //!
-//! Per flush: one write with one linked data sync on an open file. Per request on a file that is not open: one open.
+//! Per flush: one write with one linked data sync on an open file. Per request on a file that is not open:
+//! one open.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +29,8 @@ const ZERO_BYTES: usize = 1024 * 1024;
 pub struct PumpConfig {
     /// Segment files kept open; the files of the WAL come on top.
     pub open_segments_max: usize,
-    /// Use buffered files where the file system cannot do direct I/O. Syncs are kept; for tests on such file systems.
+    /// Use buffered files where the file system cannot do direct I/O. Syncs are kept; for tests on such file
+    /// systems.
     pub allow_buffered: bool,
 }
 
@@ -150,7 +153,7 @@ impl Pump {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
                     format!(
-                        "{} cannot be opened for direct I/O ({error}): keep the data directory on ext4 or xfs",
+                        "{} cannot be opened for direct I/O ({error}): use a data directory on ext4 or xfs",
                         path.display()
                     ),
                 ));
@@ -261,8 +264,8 @@ impl Pump {
         Ok(segments.collect())
     }
 
-    /// Superblocks of the complete WALs below the data directory, in order of id. A WAL whose making was interrupted holds
-    /// nothing and is left out.
+    /// Superblocks of the complete WALs below the data directory, in order of id. A WAL whose making was
+    /// interrupted holds nothing and is left out.
     ///
     /// # Errors
     /// The operating system's; [`SuperblockError`] inside `InvalidData`.
@@ -290,8 +293,8 @@ impl Pump {
         Ok(found)
     }
 
-    /// Takes the lock of the whole data directory, so that two processes do not make logs in it at once. Held as long as
-    /// the returned file is open. `None` if somebody else holds it: try again.
+    /// Takes the lock of the whole data directory, so that two processes do not make logs in it at once. Held
+    /// as long as the returned file is open. `None` if somebody else holds it: try again.
     ///
     /// # Errors
     /// The operating system's.
@@ -303,8 +306,9 @@ impl Pump {
         Ok(file.lock()?.then_some(file))
     }
 
-    /// Takes the locks of a WAL: of its superblock and of every ring file there is, which a process that was killed may
-    /// still be writing. They are held as long as this pump lives. `false` if somebody else holds one: try again.
+    /// Takes the locks of a WAL: of its superblock and of every ring file there is, which a process that was
+    /// killed may still be writing. They are held as long as this pump lives. `false` if somebody else holds
+    /// one: try again.
     ///
     /// # Errors
     /// The operating system's.

@@ -1,7 +1,8 @@
-//! A coroutine that asks for I/O: start-up work is a straight line of steps, written as an `async` function, and is
-//! driven by hand through requests and outcomes like every other machine of this crate.
+//! A coroutine that asks for I/O: start-up work is a straight line of steps, written as an `async` function,
+//! and is driven by hand through requests and outcomes like every other machine of this crate.
 //!
-//! Must never need an executor: nothing but [`Script::complete`] and [`Script::turn`] polls it, and its wakers do nothing.
+//! Must never need an executor: nothing but [`Script::complete`] and [`Script::turn`] polls it, and its
+//! wakers do nothing.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

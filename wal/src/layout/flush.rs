@@ -6,10 +6,10 @@
 //!  64 record_count 4  68 records_crc 4  72 spare 52  124 header_crc 4
 //! ```
 //!
-//! `position` names where the flush belongs, so that a misdirected write is recognised; `sequence` and `previous_crc`
-//! chain the flushes; `durable_through` says up to which ring position everything was on stable storage when this
-//! flush was issued. `records_crc` covers every record header (which carry the checksums of their payloads), so header
-//! and record headers are covered, bodies only by their own checksum.
+//! `position` names where the flush belongs, so that a misdirected write is recognised; `sequence` and
+//! `previous_crc` chain the flushes; `durable_through` says up to which ring position everything was on
+//! stable storage when this flush was issued. `records_crc` covers every record header (which carry the
+//! checksums of their payloads), so header and record headers are covered, bodies only by their own checksum.
 
 use martlet_core::WalId;
 use martlet_core::checksum::crc32c;

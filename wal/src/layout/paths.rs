@@ -1,6 +1,7 @@
 //! Where every file of the log lives below the data directory, and how names found there are read back.
 //!
-//! Layout is by partition and WAL id, never by shard: a data directory may be opened with another number of shards.
+//! Layout is by partition and WAL id, never by shard: a data directory may be opened with another number of
+//! shards.
 
 use std::path::{Path, PathBuf};
 

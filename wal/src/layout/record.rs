@@ -4,9 +4,9 @@
 //!   0 kind 1   1 flags 1   2 spare 2   4 length 4   8 payload_crc 4   12 header_crc 4
 //! ```
 //!
-//! `header_crc` covers the other 12 bytes and is salted with the flush's sequence and incarnation, so that a record of
-//! an earlier lap can never pass for one of this flush. `payload_crc` covers the payload, except for frames: there it
-//! covers the 128-byte frame header, and the body has its own checksum in that header.
+//! `header_crc` covers the other 12 bytes and is salted with the flush's sequence and incarnation, so that a
+//! record of an earlier lap can never pass for one of this flush. `payload_crc` covers the payload, except
+//! for frames: there it covers the 128-byte frame header, and the body has its own checksum in that header.
 
 use martlet_core::checksum::crc32c_of;
 use martlet_core::{FRAME_HEADER_BYTES, Offset, PartitionId};
@@ -34,7 +34,8 @@ pub mod kind {
     pub const MARK: u8 = 7;
     /// A partition is gone: its id.
     pub const DROP: u8 = 8;
-    /// First kind of engine notes; cursors are `0x11`, producers `0x12`, transactions `0x13`, metadata `0x14`.
+    /// First kind of engine notes; cursors are `0x11`, producers `0x12`, transactions `0x13`, metadata
+    /// `0x14`.
     pub const NOTE: u8 = 0x10;
     /// Last kind of engine notes.
     pub const NOTE_LAST: u8 = 0x1f;

@@ -1,7 +1,8 @@
-//! The superblock: who this WAL is and how its ring is laid out. Two slots of one block each, written in turn.
+//! The superblock: who this WAL is and how its ring is laid out. Two slots of one block each, written in
+//! turn.
 //!
-//! Everything but the incarnation is fixed when the WAL is made. **Invariant**: the incarnation on disk is at least that
-//! of any flush in the ring, because it is raised and synced before the first flush of a process.
+//! Everything but the incarnation is fixed when the WAL is made. **Invariant**: the incarnation on disk is at
+//! least that of any flush in the ring, because it is raised and synced before the first flush of a process.
 
 use bytes::Bytes;
 use martlet_core::checksum::crc32c;
@@ -49,9 +50,7 @@ pub enum SuperblockError {
     Incomplete,
     #[error("both superblock slots are damaged: restore the file `superblock` of this log from a copy")]
     Damaged,
-    #[error(
-        "the write-ahead log has layout version {found}, this build reads version 1: use the martlet that wrote it"
-    )]
+    #[error("the log has layout version {found}, this build reads version 1: use the martlet that wrote it")]
     Version { found: u32 },
     #[error(
         "the superblock has an impossible {field}: restore the file `superblock` of this log from a copy"

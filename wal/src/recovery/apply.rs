@@ -11,9 +11,9 @@ use super::{Damage, Replay, ReplayItem};
 use crate::index::{FrameEntry, PartitionLogs};
 use crate::layout::flush::FlushHeader;
 
-/// Offsets skipped in a partition whose last frames may lie in bytes that cannot be read: more than any flush can hold,
-/// so that no offset is ever used twice.
-const OFFSETS_SKIPPED_AFTER_LOSS: u64 = 1 << 32;
+/// Offsets skipped in a partition whose last frames may lie in bytes that cannot be read: more than any flush
+/// can hold, so that no offset is ever used twice.
+pub(crate) const OFFSETS_SKIPPED_AFTER_LOSS: u64 = 1 << 32;
 
 /// The index being put together.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(super) struct Applied {
     pub(super) frames: u64,
     pub(super) damage: Vec<Damage>,
     /// Unknown records were lost; partitions with frames after that are known to go on.
-    lost: bool,
+    pub(super) lost: bool,
     seen_since_loss: BTreeSet<PartitionId>,
 }
 

@@ -50,8 +50,8 @@ pub(super) async fn create(io: &ScriptIo, new: &NewWal, config: &StoreConfig) ->
     create_with(io, new, config, |generation| empty_checkpoint(new.wal, generation)).await
 }
 
-/// Makes a WAL that starts from a given checkpoint, once for each slot. It exists when its superblock does: that comes
-/// last.
+/// Makes a WAL that starts from a given checkpoint, once for each slot. It exists when its superblock does:
+/// that comes last.
 pub(crate) async fn create_with(
     io: &ScriptIo,
     new: &NewWal,

@@ -1,11 +1,11 @@
 //! Opening a WAL: from checkpoint and ring to a store that serves, or making a new one.
 //!
-//! Owns the verdict torn or corrupt. Bad data at or below what is proven durable (by a later flush or the checkpoint) is
-//! corruption: never cut, reported as holes, later records stay readable. Bad data above it is a torn tail and is cut.
-//! Bounded by the ring, not by the data. **Before the store serves**: the incarnation is raised on disk and the last
-//! flush, which nothing proves yet, is written again in place and synced.
+//! Owns the verdict torn or corrupt. Bad data at or below what is proven durable (by a later flush or the
+//! checkpoint) is corruption: never cut, reported as holes, later records stay readable. Bad data above it is
+//! a torn tail and is cut. Bounded by the ring, not by the data. **Before the store serves**: the incarnation
+//! is raised on disk and the last flush, which nothing proves yet, is written again in place and synced.
 
-mod apply;
+pub(crate) mod apply;
 pub(crate) mod create;
 pub(crate) mod inspect;
 pub(crate) mod open;

@@ -45,7 +45,8 @@ pub(crate) async fn open(
     let chosen = read_checkpoints(&io, wal).await?;
     let shape = shape_of(&before);
     replay.push(ReplayItem::Snapshot(chosen.checkpoint.engine_snapshot.clone()));
-    // By two: if the newest superblock slot is damaged, the process before this one had one more than was read.
+    // By two: if the newest superblock slot is damaged, the process before this one had one more than was
+    // read.
     let incarnation = before.incarnation.max(chosen.checkpoint.incarnation) + 2;
     let mut partitions = chosen.checkpoint.partitions.clone();
     for state in &mut partitions {
@@ -93,6 +94,7 @@ pub(crate) async fn open(
     let store = Store::new(StoreParts {
         files: RingFiles::new(&shape, ready),
         ids: io.take_ids(),
+        lost_records: applied.lost,
         logs: applied.logs,
         slots: chosen.slots,
         config,
@@ -222,8 +224,8 @@ async fn raise(
     Ok(superblock)
 }
 
-/// Writes the last flush again, the same bytes in the same place, and syncs it: it was read, but nothing proves that it
-/// is on stable storage.
+/// Writes the last flush again, the same bytes in the same place, and syncs it: it was read, but nothing
+/// proves that it is on stable storage.
 async fn rewrite_tail(
     io: &ScriptIo,
     shape: &RingShape,

@@ -50,8 +50,8 @@ impl Parsed {
     }
 }
 
-/// Takes the records out of `flush`, whose header is `header`. With `trust_bodies`, bodies are not compared with their
-/// checksums (a planted defect).
+/// Takes the records out of `flush`, whose header is `header`. With `trust_bodies`, bodies are not compared
+/// with their checksums (a planted defect).
 pub(crate) fn parse(header: &FlushHeader, flush: &Bytes, trust_bodies: bool) -> Parsed {
     let mut parsed = Parsed::default();
     let salt = Salt { sequence: header.sequence, incarnation: header.incarnation };

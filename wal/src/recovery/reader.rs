@@ -57,7 +57,8 @@ impl RingReader {
         (end <= self.window.len()).then(|| self.window.slice(from..end))
     }
 
-    /// `length` bytes at `position`, both multiples of the block, inside one file. `None` if they cannot be read.
+    /// `length` bytes at `position`, both multiples of the block, inside one file. `None` if they cannot be
+    /// read.
     pub(super) async fn read(&mut self, position: u64, length: usize) -> Option<Bytes> {
         if !self.is_there(position) {
             return None;

@@ -1,7 +1,8 @@
 //! Walking the chain of flushes, and the verdict where it ends.
 //!
-//! A flush follows at the end of the one before, or at the start of the next file; sequence and previous checksum decide.
-//! Where no flush follows, the rest of the ring is searched for a flush that proves this place was durable once.
+//! A flush follows at the end of the one before, or at the start of the next file; sequence and previous
+//! checksum decide. Where no flush follows, the rest of the ring is searched for a flush that proves this
+//! place was durable once.
 
 use std::collections::VecDeque;
 
@@ -186,7 +187,8 @@ impl Scan {
             return Ok(Met::Lost(Damage { position: from.position, bytes, what: DamageKind::Flush }));
         }
         if self.durable_through > from.position {
-            // The checkpoint proves more than can be read. Sequences go on above any that could have been used.
+            // The checkpoint proves more than can be read. Sequences go on above any that could have been
+            // used.
             let bytes = self.durable_through - from.position;
             let skipped = bytes / self.block() as u64 + 1;
             self.expected = RingStart {
@@ -213,9 +215,10 @@ impl Scan {
         })
     }
 
-    /// The first flush at or after `from` with at least this sequence that says everything below `proof` was durable. The
-    /// rest of the file of `from` is searched block by block. Every file begins with a flush once the ring
-    /// has reached it, so of a later file only the first block is looked at, unless that is damaged.
+    /// The first flush at or after `from` with at least this sequence that says everything below `proof` was
+    /// durable. The rest of the file of `from` is searched block by block. Every file begins with a flush
+    /// once the ring has reached it, so of a later file only the first block is looked at, unless that is
+    /// damaged.
     async fn search(
         &mut self,
         from: u64,

@@ -1,6 +1,8 @@
-//! Memory that flush buffers are cut from: aligned for direct I/O, shared without a copy, freed arena by arena.
+//! Memory that flush buffers are cut from: aligned for direct I/O, shared without a copy, freed arena by
+//! arena.
 //!
-//! Small flushes share an arena, so that a stream of them costs neither an allocation each nor a page of waste.
+//! Small flushes share an arena, so that a stream of them costs neither an allocation each nor a page of
+//! waste.
 
 use bytes::BytesMut;
 
@@ -22,8 +24,8 @@ impl Arena {
         Arena { rest: BytesMut::new(), block_bytes, arena_bytes: flush_bytes_max * FLUSHES_PER_ARENA }
     }
 
-    /// An empty buffer, aligned, with room for at least `need` bytes. Give it back with [`Self::give_back`] after the
-    /// written part was split off.
+    /// An empty buffer, aligned, with room for at least `need` bytes. Give it back with [`Self::give_back`]
+    /// after the written part was split off.
     pub(super) fn take(&mut self, need: usize) -> BytesMut {
         let rest = std::mem::take(&mut self.rest);
         if rest.capacity() >= need && rest.capacity() >= REST_BYTES_MIN.min(self.arena_bytes) {

@@ -1,5 +1,5 @@
-//! The tail cache: buffers that were written to the ring, in order of position, bounded by bytes. Readers get slices
-//! of them; a slice keeps its arena alive, so what readers hold is theirs to account for.
+//! The tail cache: buffers that were written to the ring, in order of position, bounded by bytes. Readers get
+//! slices of them; a slice keeps its arena alive, so what readers hold is theirs to account for.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,8 @@ impl TailCache {
         TailCache { buffers: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// Adds the buffer that was written at `position`, above all before it, and drops the oldest over the bound.
+    /// Adds the buffer that was written at `position`, above all before it, and drops the oldest over the
+    /// bound.
     pub(crate) fn push(&mut self, position: u64, buffer: Bytes) {
         debug_assert!(self.buffers.back().is_none_or(|(last, held)| last + held.len() as u64 <= position));
         self.bytes += buffer.len();

@@ -1,12 +1,13 @@
 //! The ring: packing records into flushes, their positions and chain, what is durable, what space is free.
 //!
-//! Owns the order of everything: a record gets its ring position and its [`Lsn`] when it is staged, and only a prefix of
-//! that order is ever called durable. Must never issue a second flush while one is in flight, write to space that a
-//! durable checkpoint has not freed, or touch the disk again after a failed flush.
+//! Owns the order of everything: a record gets its ring position and its [`Lsn`] when it is staged, and only
+//! a prefix of that order is ever called durable. Must never issue a second flush while one is in flight,
+//! write to space that a durable checkpoint has not freed, or touch the disk again after a failed flush.
 //!
-//! Cost of a record: one copy into the open flush buffer, 16 bytes of header and two checksums over 16 and 128 bytes (the
-//! body's checksum was verified before). Cost of a flush: one write with one linked data sync, however many records it
-//! holds; its padding is on average half a block. Readers at the tail get slices of the same buffer: no copy, no read.
+//! Cost of a record: one copy into the open flush buffer, 16 bytes of header and two checksums over 16 and
+//! 128 bytes (the body's checksum was verified before). Cost of a flush: one write with one linked data sync,
+//! however many records it holds; its padding is on average half a block. Readers at the tail get slices of
+//! the same buffer: no copy, no read.
 
 mod arena;
 mod cache;
@@ -299,7 +300,8 @@ impl Ring {
         });
     }
 
-    /// The next flush, if none is in flight and its space is free. `ready` says whether a position's file is there.
+    /// The next flush, if none is in flight and its space is free. `ready` says whether a position's file is
+    /// there.
     pub(crate) fn next_flush(
         &mut self,
         id: impl FnOnce() -> IoId,

@@ -1,4 +1,5 @@
-//! Whether a write may be staged now. Everything that can be refused is refused here, before a byte is copied.
+//! Whether a write may be staged now. Everything that can be refused is refused here, before a byte is
+//! copied.
 
 use martlet_core::{ErrorCode, FRAME_HEADER_BYTES, PartitionId, Refusal};
 
@@ -13,14 +14,14 @@ pub enum WriteClass {
     Reserve,
 }
 
-/// Shares of the ring, in sixteenths, that are kept from records of clients and from the reserve class. What the
-/// reserve class may not use is left to carries and marks, without which nothing could be freed.
+/// Shares of the ring, in sixteenths, that are kept from records of clients and from the reserve class. What
+/// the reserve class may not use is left to carries and marks, without which nothing could be freed.
 const KEPT_FROM_RECORDS: u64 = 2;
 const KEPT_FROM_RESERVE: u64 = 1;
 
 impl Store {
-    /// Whether a write of `bytes` to `partition` can be staged now. After `Ok` the next `append` or `note` of at most
-    /// that size does not fail.
+    /// Whether a write of `bytes` to `partition` can be staged now. After `Ok` the next `append` or `note` of
+    /// at most that size does not fail.
     ///
     /// # Errors
     /// `StorageFull`, `StorageFenced`, `BatchTooLarge`, `Overloaded`, with the remedy.

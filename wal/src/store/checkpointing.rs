@@ -1,7 +1,8 @@
 //! When a checkpoint is wanted, how it is written, and what ring space it frees.
 //!
-//! A checkpoint is captured at one moment, staged records included, and written only once the ring is durable through
-//! that moment; it goes to the older of the two slots. Must never free space before the write and its sync are done.
+//! A checkpoint is captured at one moment, staged records included, and written only once the ring is durable
+//! through that moment; it goes to the older of the two slots. Must never free space before the write and its
+//! sync are done.
 
 use bytes::Bytes;
 use martlet_core::Instant;
@@ -84,7 +85,8 @@ impl Checkpointing {
 }
 
 impl Store {
-    /// Ring position below which nothing is needed for records or, if a snapshot were taken now, for engine state.
+    /// Ring position below which nothing is needed for records or, if a snapshot were taken now, for engine
+    /// state.
     fn needed_from(&self) -> u64 {
         let durable = self.ring.durable_through();
         self.logs.oldest_position().map_or(durable, |oldest| oldest.min(durable))
@@ -103,8 +105,8 @@ impl Store {
         gain >= capacity / FREED_SHARE && self.ring.used() * 8 > capacity * USED_EIGHTHS
     }
 
-    /// Takes a checkpoint with the engine's state as of this very moment: everything staged so far is in it. Ignored
-    /// while another is being written.
+    /// Takes a checkpoint with the engine's state as of this very moment: everything staged so far is in it.
+    /// Ignored while another is being written.
     pub fn provide_checkpoint(&mut self, engine_snapshot: Vec<u8>) {
         if !self.checkpointing.is_idle() || self.fenced.is_some() {
             return;

@@ -1,5 +1,6 @@
-//! Random work with crashes at any step of it, compared with a model: every record that was reported durable is there,
-//! in order and with its bytes; nothing else came to life; engine state is replayed from where its snapshot was taken.
+//! Random work with crashes at any step of it, compared with a model: every record that was reported durable
+//! is there, in order and with its bytes; nothing else came to life; engine state is replayed from where its
+//! snapshot was taken.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -247,8 +248,9 @@ impl World {
         }
     }
 
-    /// However full the ring is: without further work, there is room for records again after some checkpoints.
-    fn must_make_room(&mut self) {
+    /// However full the ring is: without further work, there is room for records again after some
+    /// checkpoints.
+    pub(super) fn must_make_room(&mut self) {
         for _ in 0..40 {
             self.bench.settle_down();
             self.bench.pass(50);

@@ -18,8 +18,8 @@ const RING_OWNER: u8 = 0x01;
 const BALLAST_OWNER: u8 = 0x04;
 
 impl Store {
-    /// The next request to carry out; call until `None` after every tick. Requests of one call to the next may be carried
-    /// out side by side.
+    /// The next request to carry out; call until `None` after every tick. Requests of one call to the next
+    /// may be carried out side by side.
     pub fn poll_io(&mut self, now: Now) -> Option<(IoId, IoRequest)> {
         if self.fenced.is_some() {
             return self.poll_reads();
@@ -126,8 +126,9 @@ impl Store {
         }
     }
 
-    /// Ends a process in good order: no more records are admitted, what is staged goes out, a mark proves it, and a
-    /// checkpoint with `engine_snapshot` is written. Carry on with `poll_io` until [`Store::is_closed`].
+    /// Ends a process in good order: no more records are admitted, what is staged goes out, a mark proves it,
+    /// and a checkpoint with `engine_snapshot` is written. Carry on with `poll_io` until
+    /// [`Store::is_closed`].
     pub fn close(&mut self, engine_snapshot: Vec<u8>) {
         self.closing = true;
         self.provide_checkpoint(engine_snapshot);

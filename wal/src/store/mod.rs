@@ -1,12 +1,12 @@
 //! The log of one shard: joins ring, index, settling, reads and checkpoints into one state machine.
 //!
-//! Owns what is acknowledged: [`Store::durable`] never names a record that is not on stable storage. Must never do I/O
-//! itself, wait, or read a clock: requests leave through [`Store::poll_io`], outcomes come back through
-//! [`Store::complete`], time comes in as a value.
+//! Owns what is acknowledged: [`Store::durable`] never names a record that is not on stable storage. Must
+//! never do I/O itself, wait, or read a clock: requests leave through [`Store::poll_io`], outcomes come back
+//! through [`Store::complete`], time comes in as a value.
 //!
-//! **Invariants**: a failed write or sync of the ring, its files or a checkpoint fences the whole log: nothing more is
-//! written in this process. Ring space is reused only below what *both* checkpoint slots have freed, so that one
-//! damaged slot loses nothing.
+//! **Invariants**: a failed write or sync of the ring, its files or a checkpoint fences the whole log:
+//! nothing more is written in this process. Ring space is reused only below what *both* checkpoint slots have
+//! freed, so that one damaged slot loses nothing.
 
 mod admission;
 mod checkpointing;
@@ -36,6 +36,7 @@ use crate::io::{IoFault, IoId};
 use crate::layout::record::{self, LogStart};
 use crate::layout::superblock::Superblock;
 use crate::read::Reader;
+use crate::recovery::apply::OFFSETS_SKIPPED_AFTER_LOSS;
 use crate::ring::Ring;
 use crate::ring::files::RingFiles;
 use crate::settle::Settler;
@@ -74,6 +75,8 @@ pub struct Store {
     /// When an idle log proves its last flush.
     mark_at: Option<Instant>,
     closing: bool,
+    /// Recovery lost records of unknown partitions.
+    lost_records: bool,
     /// Whatever is in the ring is settled now, however little: the partitions move to other logs.
     settle_all: bool,
 }
@@ -102,11 +105,13 @@ pub(crate) struct StoreParts {
     pub(crate) slots: Slots,
     /// Whether the disk had room for the ballast.
     pub(crate) ballast: bool,
+    /// Records were lost of which nothing is known, not even their partitions.
+    pub(crate) lost_records: bool,
 }
 
 impl Store {
     pub(crate) fn new(parts: StoreParts) -> Store {
-        let StoreParts { config, superblock, ids, logs, ring, files, slots, ballast } = parts;
+        let StoreParts { config, superblock, ids, logs, ring, files, slots, ballast, lost_records } = parts;
         let shape = shape_of(&superblock);
         Store {
             settler: seams::settler(shape, &config),
@@ -120,6 +125,7 @@ impl Store {
             ballast: if ballast { Ballast::Held } else { Ballast::Gone(Instant(0)) },
             mark_at: None,
             closing: false,
+            lost_records,
             settle_all: false,
             config,
             superblock,
@@ -147,11 +153,12 @@ impl Store {
         self.superblock.incarnation
     }
 
-    /// Stages a frame: one copy of the body, into the flush buffer. Offsets of the partition go on from there.
+    /// Stages a frame: one copy of the body, into the flush buffer. Offsets of the partition go on from
+    /// there.
     ///
     /// # Panics
-    /// If the partition is not open, the header's offset is below the next one, or the length is not the body's:
-    /// defects of the caller that would lose or double records.
+    /// If the partition is not open, the header's offset is below the next one, or the length is not the
+    /// body's: defects of the caller that would lose or double records.
     pub fn append(&mut self, header: &FrameHeader, body: &Bytes) -> Lsn {
         assert_eq!(header.body_length as usize, body.len(), "header and body belong together");
         let partition = PartitionId(header.partition);
@@ -172,11 +179,19 @@ impl Store {
         self.ring.stage(record::kind::NOTE + kind, &[payload], true).lsn
     }
 
-    /// Makes a partition known. Idempotent. Returns its extent: empty at 0 if it is new.
+    /// Makes a partition known. Idempotent. Returns its extent: empty at 0 if it is new. If recovery lost
+    /// records without knowing whose, a partition that it does not know may have had some of them: it begins
+    /// far above any offset they can have had.
     pub fn open_partition(&mut self, partition: PartitionId) -> Extent {
         if self.logs.get(partition).is_none() {
             self.logs.open(partition);
             self.logs.set_epoch(partition, self.superblock.incarnation);
+            if self.lost_records {
+                let first = OFFSETS_SKIPPED_AFTER_LOSS;
+                tracing::warn!(%partition, first, "records may be lost: offsets go on above");
+                self.logs.recover_next_offset(partition, first);
+                self.logs.trim(partition, first, Lsn(0));
+            }
         }
         self.logs.open(partition)
     }

@@ -10,8 +10,9 @@ use crate::layout::record;
 use crate::read::{ReadEnd, ReadId, ReadStart, Reader};
 use crate::settle::{RingView, SettleConfig, Settler};
 
-/// Frames that are this many thirty-seconds of the ring behind the head are settled. Late, so that partitions with
-/// little traffic gather whole runs; early enough for two checkpoints to follow before clients have to wait.
+/// Frames that are this many thirty-seconds of the ring behind the head are settled. Late, so that partitions
+/// with little traffic gather whole runs; early enough for two checkpoints to follow before clients have to
+/// wait.
 const SETTLE_BEHIND: u64 = 22;
 const SETTLE_BEHIND_OF: u64 = 32;
 
@@ -24,8 +25,8 @@ pub(super) fn reader(shape: RingShape, config: &StoreConfig) -> Reader {
 }
 
 impl Store {
-    /// Bytes that may be logged again now: never more than half of the ring, nor so many that marks and the padding of
-    /// flushes find no space: what cannot be flushed cannot be covered by a checkpoint either.
+    /// Bytes that may be logged again now: never more than half of the ring, nor so many that marks and the
+    /// padding of flushes find no space: what cannot be flushed cannot be covered by a checkpoint either.
     fn carry_room(&self) -> u64 {
         let capacity = self.shape.capacity();
         let free = capacity.saturating_sub(self.ring.used()).saturating_sub(capacity / 32);
@@ -96,7 +97,8 @@ impl Store {
         self.settler.on_durable(&mut self.logs, self.ring.durable_through());
     }
 
-    /// Reads frames of `[from, upto)`, at most `bytes_max` bytes but at least one frame. `upto` must be durable.
+    /// Reads frames of `[from, upto)`, at most `bytes_max` bytes but at least one frame. `upto` must be
+    /// durable.
     pub fn read(&mut self, partition: PartitionId, from: Offset, upto: Offset, bytes_max: u32) -> ReadStart {
         let bytes_max = u64::from(bytes_max);
         self.reader.read(&mut self.logs, self.ring.cache(), partition, (from, upto), bytes_max)

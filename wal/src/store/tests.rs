@@ -239,6 +239,26 @@ fn unknown_losses_never_let_an_offset_be_used_twice() {
     assert_eq!((frames.len(), holes.len()), (1, 1));
 }
 
+#[test]
+fn a_partition_that_was_lost_as_a_whole_does_not_begin_at_0_again() {
+    let mut bench = fresh();
+    append(&mut bench.store, PartitionId(1), 3, 100);
+    bench.settle_down();
+    append(&mut bench.store, PartitionId(2), 1, 100);
+    bench.settle_down();
+    let mut disk = bench.crash(&mut Dice::new(1));
+    disk.flip(FileId::Ring(WAL, 0), 5, 0xff);
+    let mut bench = reopen(disk);
+    assert_eq!(bench.store.partitions(), vec![PartitionId(2)]);
+    let extent = bench.store.open_partition(PartitionId(1));
+    assert!(extent.next_offset > 3);
+    assert_eq!(extent.log_start, extent.next_offset);
+    append(&mut bench.store, PartitionId(1), 1, 100);
+    bench.settle_down();
+    let bench = reopen(bench.crash(&mut Dice::new(2)));
+    assert_eq!(bench.store.extent(PartitionId(1)).unwrap().next_offset, extent.next_offset + 1);
+}
+
 /// Appends until `laps` laps of the ring are through, with settling and checkpoints.
 fn laps(bench: &mut Bench, dice: &mut Dice, partitions: u64, laps: u64) -> BTreeMap<PartitionId, Offset> {
     let ring = geometry().file_bytes * u64::from(geometry().files);

@@ -265,7 +265,8 @@ impl ModelDisk {
         self.durable_names.extend(files.keys().filter(|file| inside(file)));
     }
 
-    /// Power is lost: unsynced sectors and names are kept or lost by the dice. `half_done` are writes under way.
+    /// Power is lost: unsynced sectors and names are kept or lost by the dice. `half_done` are writes under
+    /// way.
     pub fn crash(&mut self, dice: &mut Dice, half_done: &[IoRequest]) {
         for request in half_done {
             if let IoRequest::Write { file, offset, data, .. } = request
@@ -297,7 +298,8 @@ impl ModelDisk {
         self.faults = None;
     }
 
-    /// The process is killed, the machine goes on: completed writes stay, writes under way may be there in part.
+    /// The process is killed, the machine goes on: completed writes stay, writes under way may be there in
+    /// part.
     pub fn kill(&mut self, dice: &mut Dice, half_done: &[IoRequest]) {
         for request in half_done {
             if let IoRequest::Write { file, offset, data, .. } = request

@@ -1,7 +1,9 @@
-//! A model of a disk that executes [`crate::io::IoRequest`]s in memory, for tests and the simulator's first tier.
+//! A model of a disk that executes [`crate::io::IoRequest`]s in memory, for tests and the simulator's first
+//! tier.
 //!
-//! Keeps the promises a disk keeps and no more: what was not synced may be lost sector by sector, names that were not made
-//! durable may vanish or come back, a sync covers only writes that completed before it was submitted. Never in the product.
+//! Keeps the promises a disk keeps and no more: what was not synced may be lost sector by sector, names that
+//! were not made durable may vanish or come back, a sync covers only writes that completed before it was
+//! submitted. Never in the product.
 
 mod bench;
 mod disk;
