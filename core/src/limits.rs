@@ -71,6 +71,14 @@ pub const TOPIC_LIST_COUNT_MAX: u32 = 1_000;
 pub const CONNECTION_REQUESTS_MAX: usize = 1_000;
 /// Connections of one shard.
 pub const SHARD_CONNECTIONS_MAX: usize = 20_000;
+/// Connections of one shard that are being told that there are too many; the rest is closed without a word.
+pub const CONNECTIONS_REFUSING_MAX: usize = 64;
+/// Batches of messages from other shards that wait in a shard's mailbox; over it their senders wait.
+pub const SHARD_MAILBOX_BATCHES_MAX: usize = 1_024;
+/// Calls of one shard to others that have not been answered; one more is refused.
+pub const SHARD_REMOTE_CALLS_MAX: usize = 50_000;
+/// Questions of the control thread that wait for one shard.
+pub const SHARD_CONTROLS_MAX: usize = 64;
 
 /// Turns of tasks between two enters of an executor's driver.
 pub const EXECUTOR_TICK_TURNS_MAX: usize = 128;

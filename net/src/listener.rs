@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use martlet_core::limits::CONNECTIONS_REFUSING_MAX;
 use martlet_core::{ErrorCode, Refusal, ShardId};
 use martlet_runtime::{Class, Runtime, TcpListener, TcpStream};
 
@@ -25,8 +26,6 @@ const REBIND_ATTEMPTS: usize = 500;
 const REBIND_WAIT: Duration = Duration::from_millis(10);
 /// Wait after an accept that failed, so that a shortage of descriptors does not become a busy loop.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Connections that are being told that there are too many.
-const REFUSING_MAX: usize = 64;
 /// Time a refused connection may take to hear it.
 const REFUSING_WAIT: Duration = Duration::from_secs(2);
 
@@ -244,7 +243,7 @@ impl<B: Clone + 'static> Acceptor<B> {
 
     fn refuse(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         tracing::debug!(%peer, listener = %self.facts.name, "refused: too many connections");
-        if self.counters.refusing.get() >= REFUSING_MAX {
+        if self.counters.refusing.get() >= CONNECTIONS_REFUSING_MAX {
             return;
         }
         let acceptor = self.clone();

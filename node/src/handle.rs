@@ -14,9 +14,6 @@ use crate::error::NodeError;
 use crate::message::Control;
 use crate::stats::NodeStats;
 
-/// Questions of the control thread that wait for one shard.
-pub(crate) const CONTROLS_MAX: usize = 64;
-
 /// Where a node is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {

@@ -11,9 +11,6 @@ use martlet_runtime::mailbox::Sender;
 
 use crate::message::{Batch, Item};
 
-/// Batches a shard's mailbox holds from all others.
-pub(crate) const MAILBOX_BATCHES_MAX: usize = 1_024;
-
 /// See the module.
 pub(crate) struct Link {
     from: ShardId,

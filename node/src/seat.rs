@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use martlet_core::ShardId;
-use martlet_core::limits::SHARDS_MAX;
+use martlet_core::limits::{SHARD_CONTROLS_MAX, SHARD_MAILBOX_BATCHES_MAX, SHARDS_MAX};
 use martlet_net::flow::{First, first};
 use martlet_runtime::mailbox::{Receiver, Sender, channel};
 use martlet_runtime::{Class, Runtime};
@@ -16,8 +16,8 @@ use martlet_wal::pump::{Pump, PumpConfig};
 
 use crate::config::{Gateways, NodeConfig};
 use crate::error::NodeError;
-use crate::handle::{CONTROLS_MAX, NodeHandle, Phase};
-use crate::link::{Link, MAILBOX_BATCHES_MAX};
+use crate::handle::{NodeHandle, Phase};
+use crate::link::Link;
 use crate::message::{Batch, Control, Item, StartStep};
 use crate::service::{gateway_of, serve};
 use crate::shard::{Shard, ShardParts};
@@ -57,8 +57,8 @@ pub fn build(config: NodeConfig, gateways: Gateways) -> Result<(Vec<ShardSeat>, 
     let mut ends = Vec::new();
     let mut controls = Vec::new();
     for _ in 0..config.shards {
-        let (sender, inbox) = channel(MAILBOX_BATCHES_MAX);
-        let (control_sender, control) = channel(CONTROLS_MAX);
+        let (sender, inbox) = channel(SHARD_MAILBOX_BATCHES_MAX);
+        let (control_sender, control) = channel(SHARD_CONTROLS_MAX);
         senders.push(sender);
         controls.push(control_sender);
         ends.push((inbox, control));

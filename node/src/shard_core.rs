@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::task::Waker;
 
+use martlet_core::limits::SHARD_REMOTE_CALLS_MAX;
 use martlet_core::{ErrorCode, FRAME_HEADER_BYTES};
 use martlet_core::{Instant, Lsn, Now, Refusal, ShardId};
 use martlet_shard::Engine;
@@ -22,9 +23,6 @@ use crate::link::Link;
 use crate::log::EngineLog;
 use crate::message::Item;
 use crate::slab::Slab;
-
-/// Calls to other shards that have not been answered; over it a call is refused.
-const REMOTE_CALLS_MAX: usize = 50_000;
 
 /// What a shard counts about calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -166,7 +164,7 @@ impl ShardCore {
     /// Starts a call to another shard; `None` if too many are under way.
     pub(crate) fn call_shard(&mut self, shard: ShardId, context: &CallContext, call: Call) -> Option<u64> {
         let link = self.links.get(usize::from(shard.0)).cloned().flatten()?;
-        if self.remote.len() >= REMOTE_CALLS_MAX || link.is_closed() {
+        if self.remote.len() >= SHARD_REMOTE_CALLS_MAX || link.is_closed() {
             return None;
         }
         self.counts.to_shards += 1;
