@@ -19,19 +19,27 @@ use martlet_runtime::sim::{SimConfig, SimWorld};
 use martlet_runtime::{Class, RecvHalf, Runtime, SendHalf, TcpListener, TcpStream};
 use martlet_shard::api::{Broker, Call, CallContext, Reply, Replying};
 
+type Asked = OneshotSender<Result<Reply, Refusal>>;
+
 /// Answers when the test says so.
 #[derive(Default)]
 struct Fake {
-    calls: RefCell<Vec<(Call, OneshotSender<Result<Reply, Refusal>>)>>,
+    calls: RefCell<Vec<(Call, Asked)>>,
     given_up: Rc<Cell<usize>>,
 }
 
 /// Counts calls whose answers nobody waits for any more.
-struct GivenUp(Rc<Cell<usize>>, bool);
+struct GivenUp(Rc<Cell<usize>>, Cell<bool>);
+
+impl GivenUp {
+    fn answered(&self) {
+        self.1.set(true);
+    }
+}
 
 impl Drop for GivenUp {
     fn drop(&mut self) {
-        self.0.set(self.0.get() + usize::from(!self.1));
+        self.0.set(self.0.get() + usize::from(!self.1.get()));
     }
 }
 
@@ -39,10 +47,10 @@ impl Broker for Fake {
     fn call(&self, _: &CallContext, call: Call) -> Replying {
         let (sender, receiver) = oneshot();
         self.calls.borrow_mut().push((call, sender));
-        let mut guard = GivenUp(self.given_up.clone(), false);
+        let guard = GivenUp(self.given_up.clone(), Cell::new(false));
         Box::pin(async move {
             let reply = receiver.await.unwrap();
-            guard.1 = true;
+            guard.answered();
             reply
         })
     }
@@ -203,7 +211,7 @@ fn calls_of_a_peer_that_is_gone_are_given_up() {
             stage.peer.ask(correlation, STATUS).await;
         }
         stage.runtime.sleep(Duration::from_secs(1)).await;
-        assert_eq!(stage.broker.calls.borrow().len(), 3);
+        assert_eq!((stage.broker.calls.borrow().len(), stage.broker.given_up.get()), (3, 0));
         drop(stage.peer);
         stage.runtime.sleep(Duration::from_secs(60)).await;
         assert_eq!((stage.broker.given_up.get(), stage.memory.used()), (3, 0));
