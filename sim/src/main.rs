@@ -1,4 +1,5 @@
-//! `martlet-sim tier2 --seeds 1..100`: runs seeds, prints the table of faults and every violation with its seed.
+//! `martlet-sim tier2 --seeds 1..100`: runs seeds, prints the table of faults and every violation with its
+//! seed.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the program speaks to people on its console")]
 
 use std::ops::Range;
@@ -17,7 +18,7 @@ struct Arguments {
 }
 
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut parsed = Arguments { seeds: 1..101, corruption: false, broker: "toy".to_owned(), jobs: 1 };
+    let mut parsed = Arguments { seeds: 1..101, corruption: false, broker: "node".to_owned(), jobs: 1 };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
@@ -41,6 +42,7 @@ fn seeds(text: &str) -> Result<Range<u64>, String> {
 
 fn broker(name: &str) -> Result<Box<dyn Broker + Sync>, String> {
     match name {
+        "node" => Ok(Box::new(tier2::Node::default())),
         "toy" => Ok(Box::new(tier2::toy::Toy::default())),
         other => Err(format!("unknown broker `{other}`")),
     }

@@ -1,8 +1,8 @@
-//! The contents of one simulated file: what the disk holds for certain, and above it what was written and not yet
-//! covered by a sync. Owns sectors and lengths; must never know names, handles or time.
+//! The contents of one simulated file: what the disk holds for certain, and above it what was written and not
+//! yet covered by a sync. Owns sectors and lengths; must never know names, handles or time.
 //!
-//! Invariant: a sync moves to the durable layer only versions of writes that had been reaped when the sync was
-//! submitted, and the write it is linked to.
+//! Invariant: a sync moves to the durable layer only versions of writes that had been reaped when the sync
+//! was submitted, and the write it is linked to.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -57,10 +57,14 @@ impl Driver for SimDriver {
         self.world.borrow_mut().cancel(self.executor, token);
     }
 
-    /// [`Wait::Until`] lets the world go on by itself, while no other executor takes a step: for a program of one
-    /// executor only.
+    /// [`Wait::Until`] lets the world go on by itself, while no other executor takes a step: for a program of
+    /// one executor only.
     fn enter(&mut self, wait: Wait, done: &mut Vec<Completion>) -> io::Result<()> {
         let mut world = self.world.borrow_mut();
+        world.count_burned();
+        // Also an executor that never sleeps takes time.
+        let (low, high) = world.config.step_ns;
+        world.now += world.randoms.schedule.between(low, high);
         if let Wait::Until(until) = wait {
             let limit = until.map_or(u64::MAX, |until| until.0);
             let notify = Arc::clone(&world.executors[self.executor.0].notify);
@@ -86,7 +90,7 @@ impl Driver for SimDriver {
     }
 
     fn instant(&self) -> Instant {
-        Instant(self.world.borrow().now)
+        self.world.borrow().instant()
     }
 
     fn random(&mut self) -> u64 {
@@ -94,8 +98,7 @@ impl Driver for SimDriver {
     }
 
     fn notifier(&self) -> Arc<dyn Notify> {
-        let notify = Arc::clone(&self.world.borrow().executors[self.executor.0].notify);
-        notify
+        Arc::<super::world::SimNotify>::clone(&self.world.borrow().executors[self.executor.0].notify)
     }
 
     fn in_flight(&self) -> usize {

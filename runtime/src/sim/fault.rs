@@ -1,10 +1,11 @@
-//! What may go wrong in the simulated world, how likely, and how often it really did. Owns names and numbers only.
+//! What may go wrong in the simulated world, how likely, and how often it really did. Owns names and numbers
+//! only.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// A kind of fault. The first group is what crashes and sick hardware do to honest software; the corruption group
-/// ([`Fault::is_corruption`]) is what a disk may do while it says that all is well.
+/// A kind of fault. The first group is what crashes and sick hardware do to honest software; the corruption
+/// group ([`Fault::is_corruption`]) is what a disk may do while it says that all is well.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Fault {
     /// Power loss of a machine: what no sync covers may be kept, lost or torn.

@@ -1,8 +1,8 @@
-//! File operations of the simulated world: how long they take, what goes wrong, what they answer. Files themselves
-//! stand in `disk`, names in `names`.
+//! File operations of the simulated world: how long they take, what goes wrong, what they answer. Files
+//! themselves stand in `disk`, names in `names`.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use martlet_core::Instant;
@@ -479,7 +479,7 @@ impl World {
         self.machine(machine).files.names.add(path, Node::Directory)
     }
 
-    fn sync_directory(&mut self, machine: MachineId, path: &PathBuf, before: u64) -> io::Result<()> {
+    fn sync_directory(&mut self, machine: MachineId, path: &Path, before: u64) -> io::Result<()> {
         match self.machine(machine).files.names.get(path) {
             None => return Err(errno(libc::ENOENT)),
             Some(Node::File(_)) => return Err(errno(libc::ENOTDIR)),

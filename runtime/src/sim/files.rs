@@ -1,5 +1,5 @@
-//! The file system of one simulated machine: names over files over a bounded disk. Every call takes effect at once;
-//! when that is, and what goes wrong, is the business of `file_ops`.
+//! The file system of one simulated machine: names over files over a bounded disk. Every call takes effect at
+//! once; when that is, and what goes wrong, is the business of `file_ops`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,8 +1,8 @@
-//! The simulator: a world of machines with disks, clocks and a network, all of it virtual and all of it from one
-//! seed, behind the same [`crate::driver::Driver`] that the kernel's ring stands behind.
+//! The simulator: a world of machines with disks, clocks and a network, all of it virtual and all of it from
+//! one seed, behind the same [`crate::driver::Driver`] that the kernel's ring stands behind.
 //!
-//! Owns what may go wrong. Must never know a record, a log or a protocol, must never use a thread, and must never let
-//! anything but the seed decide: two runs of one seed have the same [`SimWorld::trace`].
+//! Owns what may go wrong. Must never know a record, a log or a protocol, must never use a thread, and must
+//! never let anything but the seed decide: two runs of one seed have the same [`SimWorld::trace`].
 
 mod config;
 mod disk;
@@ -27,4 +27,4 @@ pub use fault::{Fault, FaultCounts, FaultRates, Place};
 pub use network::{address_v4, address_v6};
 pub use random::SimRandom;
 pub use scheduler::{SimWorld, Stop};
-pub use world::{Corruption, ExecutorId, MachineId};
+pub use world::{Burner, Corruption, ExecutorId, MachineId};

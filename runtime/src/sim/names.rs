@@ -1,5 +1,5 @@
-//! The names of one simulated machine: what programs see, what the disk would show after a power loss, and the
-//! changes between the two that no directory sync has covered. Must never know what a file holds.
+//! The names of one simulated machine: what programs see, what the disk would show after a power loss, and
+//! the changes between the two that no directory sync has covered. Must never know what a file holds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,5 +1,5 @@
-//! The state of the simulated network: listeners, sockets and what travels between them. How operations use it
-//! stands in `network_ops`.
+//! The state of the simulated network: listeners, sockets and what travels between them. How operations use
+//! it stands in `network_ops`.
 //!
 //! A connection is two sockets; what is on its way to a socket, and what it has not yet received, is in that
 //! socket. The sum is bounded, so a reader that does not read stops its writer.

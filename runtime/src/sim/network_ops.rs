@@ -1,4 +1,5 @@
-//! Socket operations of the simulated world: connections, bytes and their ends, and what goes wrong with them.
+//! Socket operations of the simulated world: connections, bytes and their ends, and what goes wrong with
+//! them.
 
 use std::io;
 use std::net::SocketAddr;

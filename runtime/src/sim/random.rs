@@ -1,6 +1,7 @@
 //! The simulator's only source of chance: a small generator, the same on every platform for the same seed.
 
-/// splitmix64 (Steele, Lea, Flood 2014): one word of state, every output is reached, good enough to choose faults.
+/// splitmix64 (Steele, Lea, Flood 2014): one word of state, every output is reached, good enough to choose
+/// faults.
 #[derive(Clone, Debug)]
 pub struct SimRandom {
     state: u64,

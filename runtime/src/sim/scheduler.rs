@@ -1,4 +1,5 @@
-//! Steps the executors of a simulated world in an order drawn from the seed, and moves time when nothing can run.
+//! Steps the executors of a simulated world in an order drawn from the seed, and moves time when nothing can
+//! run.
 
 use std::cell::{Ref, RefCell};
 use std::fmt;
@@ -14,7 +15,7 @@ use super::driver::SimDriver;
 use super::fault::{Fault, FaultCounts, FaultRates, Place};
 use super::names::{Node, normal};
 use super::random::SimRandom;
-use super::world::{Corruption, ExecutorId, MachineId, World};
+use super::world::{Burner, Corruption, ExecutorId, MachineId, World};
 use crate::executor::{Executor, ExecutorConfig};
 use crate::runtime::Runtime;
 use crate::task::Class;
@@ -38,8 +39,8 @@ struct Slot {
     busy: bool,
 }
 
-/// A world of machines, executors, disks and a network under one seed. Belongs to one thread, and to the test that
-/// drives it: programs see only their [`Runtime`].
+/// A world of machines, executors, disks and a network under one seed. Belongs to one thread, and to the test
+/// that drives it: programs see only their [`Runtime`].
 pub struct SimWorld {
     world: Rc<RefCell<World>>,
     slots: Vec<Slot>,
@@ -56,8 +57,8 @@ impl SimWorld {
         self.world.borrow_mut().add_machine()
     }
 
-    /// A driver for one more executor of `machine`, which is switched on if it was off. For executors that the
-    /// caller steps itself; most want [`SimWorld::start`].
+    /// A driver for one more executor of `machine`, which is switched on if it was off. For executors that
+    /// the caller steps itself; most want [`SimWorld::start`].
     pub fn driver(&mut self, machine: MachineId) -> SimDriver {
         let mut world = self.world.borrow_mut();
         let id = world.add_executor(machine);
@@ -68,12 +69,19 @@ impl SimWorld {
 
     /// Starts one more executor on `machine`, which is switched on if it was off.
     pub fn start(&mut self, machine: MachineId) -> Runtime {
+        self.start_with(
+            machine,
+            ExecutorConfig { drain_wait_max: Duration::ZERO, ..ExecutorConfig::default() },
+        )
+    }
+
+    /// As [`SimWorld::start`], with a configuration.
+    pub fn start_with(&mut self, machine: MachineId, config: ExecutorConfig) -> Runtime {
         let mut world = self.world.borrow_mut();
         let id = world.add_executor(machine);
         world.machine_up(machine);
         drop(world);
         let driver = SimDriver::new(Rc::clone(&self.world), machine, id);
-        let config = ExecutorConfig { drain_wait_max: Duration::ZERO, ..ExecutorConfig::default() };
         let executor = Executor::new(config, Box::new(driver));
         let runtime = executor.runtime();
         self.slots.push(Slot { machine, executor, id, next_timer: None, busy: true });
@@ -86,7 +94,8 @@ impl SimWorld {
         self.slots.iter().filter(|slot| slot.machine == machine).count()
     }
 
-    /// Cuts the power of a machine: its executors are gone, and of what no sync covers the seed chooses what stays.
+    /// Cuts the power of a machine: its executors are gone, and of what no sync covers the seed chooses what
+    /// stays.
     pub fn crash(&mut self, machine: MachineId) {
         self.world.borrow_mut().happened(Fault::PowerLoss, "machine");
         self.end(machine, true);
@@ -103,6 +112,20 @@ impl SimWorld {
         self.end(machine, false);
     }
 
+    /// Ends the executors of a machine as a program does that drops them: each drains, while time goes on.
+    pub fn close(&mut self, machine: MachineId) {
+        let (closed, left) =
+            std::mem::take(&mut self.slots).into_iter().partition(|slot| slot.machine == machine);
+        self.slots = left;
+        drop::<Vec<Slot>>(closed);
+    }
+
+    /// What tasks call to take time in their turn.
+    #[must_use]
+    pub fn burner(&self) -> Burner {
+        self.world.borrow().burner.clone()
+    }
+
     fn end(&mut self, machine: MachineId, power: bool) {
         self.world.borrow_mut().process_gone(machine, power);
         let (gone, left) =
@@ -114,8 +137,9 @@ impl SimWorld {
         }
     }
 
-    /// Lets one thing happen: an event that is due, a step of an executor, or the passing of time until the next
-    /// of these. False if nothing is left to happen before `limit`; then it is `limit`, unless that is for ever.
+    /// Lets one thing happen: an event that is due, a step of an executor, or the passing of time until the
+    /// next of these. False if nothing is left to happen before `limit`; then it is `limit`, unless that is
+    /// for ever.
     pub fn step(&mut self, limit: Instant) -> bool {
         let now = self.now_ns();
         if self.world.borrow_mut().step(now) {
@@ -139,9 +163,8 @@ impl SimWorld {
         slot.next_timer = step.next_timer.map(|at| at.0);
         self.steps += 1;
         let mut world = self.world.borrow_mut();
+        world.count_burned();
         world.note(&[slot.id.0 as u64, step.turns as u64, u64::from(step.idle)]);
-        let (low, high) = world.config.step_ns;
-        world.now += world.randoms.schedule.between(low, high);
     }
 
     fn is_runnable(&self, index: usize, now: u64) -> bool {
@@ -193,8 +216,8 @@ impl SimWorld {
         self.run_until(deadline, || false);
     }
 
-    /// Runs `future` as a task of `runtime`, and the world along with it, until it is done. `None` if the world
-    /// comes to rest or an hour passes before that, or if the machine dies.
+    /// Runs `future` as a task of `runtime`, and the world along with it, until it is done. `None` if the
+    /// world comes to rest or an hour passes before that, or if the machine dies.
     pub fn run<T: 'static>(
         &mut self,
         runtime: &Runtime,
@@ -291,7 +314,8 @@ impl SimWorld {
         self.world.borrow().corruptions.clone()
     }
 
-    /// Flips a bit at rest in some file of the kind `place` on `machine`. False if there is none with durable bytes.
+    /// Flips a bit at rest in some file of the kind `place` on `machine`. False if there is none with durable
+    /// bytes.
     pub fn corrupt(&mut self, machine: MachineId, place: Place) -> bool {
         let mut world = self.world.borrow_mut();
         let place_of = world.config.place_of;

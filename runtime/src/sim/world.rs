@@ -1,15 +1,15 @@
-//! The state of the simulated world: virtual time, the queue of what will happen, machines, executors' operations.
-//! Owns order and time; what an operation means stands in `file_ops` and `network_ops`.
+//! The state of the simulated world: virtual time, the queue of what will happen, machines, executors'
+//! operations. Owns order and time; what an operation means stands in `file_ops` and `network_ops`.
 //!
-//! Invariant: everything that happens follows from the seed and from what programs asked, never from an address, a
-//! hash table's order or the clock of this computer.
+//! Invariant: everything that happens follows from the seed and from what programs asked, never from an
+//! address, a hash table's order or the clock of this computer.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use martlet_core::{Instant, Now, WallTime};
 
@@ -173,6 +173,24 @@ impl Notify for SimNotify {
     }
 }
 
+/// Time that a task has taken in its turn and that the world has not yet counted.
+#[derive(Clone, Debug, Default)]
+pub struct Burner {
+    burned_ns: Arc<AtomicU64>,
+}
+
+impl Burner {
+    /// Takes this much time of the executor that runs now, as a long computation would.
+    pub fn burn(&self, time: std::time::Duration) {
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.burned_ns.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    fn burned(&self) -> u64 {
+        self.burned_ns.load(Ordering::Relaxed)
+    }
+}
+
 /// Random streams that do not disturb each other.
 #[derive(Debug)]
 pub(crate) struct Randoms {
@@ -189,6 +207,7 @@ pub(crate) struct World {
     pub(crate) config: SimConfig,
     pub(crate) rates: FaultRates,
     pub(crate) now: u64,
+    pub(crate) burner: Burner,
     queue: BinaryHeap<Reverse<Event>>,
     sequence: u64,
     pub(crate) randoms: Randoms,
@@ -219,6 +238,7 @@ impl World {
             rates: config.rates.clone(),
             config,
             now: 0,
+            burner: Burner::default(),
             queue: BinaryHeap::new(),
             sequence: 0,
             randoms,
@@ -285,8 +305,8 @@ impl World {
         self.counts.add(fault, place, 1);
     }
 
-    /// Draws whether `fault` strikes an operation of the disk. What is drawn is counted by the caller, once it
-    /// really has an effect.
+    /// Draws whether `fault` strikes an operation of the disk. What is drawn is counted by the caller, once
+    /// it really has an effect.
     pub(crate) fn strikes_disk(&mut self, fault: Fault, place: Place) -> bool {
         self.randoms.disk.chance(self.rates.of(fault, place))
     }
@@ -296,9 +316,19 @@ impl World {
     }
 
     pub(crate) fn clocks(&self, machine: MachineId) -> Now {
+        let instant = self.instant();
         let offset = self.machines[machine.0].wall_offset_ms;
-        let wall = self.config.wall_start_ms + (self.now / 1_000_000) as i64 + offset;
-        Now { instant: Instant(self.now), wall: WallTime(wall) }
+        let wall = self.config.wall_start_ms + (instant.0 / 1_000_000) as i64 + offset;
+        Now { instant, wall: WallTime(wall) }
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        Instant(self.now + self.burner.burned())
+    }
+
+    /// Counts the time that tasks took in their turns.
+    pub(crate) fn count_burned(&mut self) {
+        self.now += self.burner.burned_ns.swap(0, Ordering::Relaxed);
     }
 
     pub(crate) fn jump_wall(&mut self, machine: MachineId, by_ms: i64) {
@@ -393,6 +423,10 @@ impl World {
             Op::Send { .. } => self.send(id),
             Op::Shutdown { .. } => self.shut_down(id),
             Op::Close { .. } => self.close(id),
+            op if names_nul(op) => {
+                let refused = io::Error::from(io::ErrorKind::InvalidInput);
+                self.end(id, 0, |op| super::file_ops::failed(op, refused));
+            }
             _ => self.start_file(id),
         }
     }
@@ -479,5 +513,16 @@ impl World {
             self.counts.add(Fault::LostUnsynced, place, damage.lost);
             self.counts.add(Fault::Torn, place, damage.torn);
         }
+    }
+}
+
+/// Whether a path of `op` is one that no system call can be given.
+fn names_nul(op: &Op) -> bool {
+    let has_nul = |path: &Path| path.as_os_str().as_encoded_bytes().contains(&0);
+    match op {
+        Op::Open { path, .. } | Op::Unlink { path } => has_nul(path),
+        Op::MakeDirectory { path } | Op::SyncDirectory { path } => has_nul(path),
+        Op::Rename { from, to } => has_nul(from) || has_nul(to),
+        _ => false,
     }
 }

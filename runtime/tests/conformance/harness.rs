@@ -13,8 +13,8 @@ pub(crate) type Body = Box<dyn FnOnce(Runtime) -> Pin<Box<dyn Future<Output = ()
 
 /// A way to make executors with a driver.
 pub(crate) trait Harness {
-    /// Runs every body on an executor of its own until all are done, then drops the executors, and checks with
-    /// [`assert_clean`] that each has left nothing behind.
+    /// Runs every body on an executor of its own until all are done, then drops the executors, and checks
+    /// with [`assert_clean`] that each has left nothing behind.
     fn run_all(&self, config: ExecutorConfig, bodies: Vec<Body>);
 
     /// A fresh empty directory, as the executors see it.

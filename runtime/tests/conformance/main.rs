@@ -1,4 +1,5 @@
-//! One suite for every driver: what a runtime promises, whatever is below it. Each driver has a [`harness::Harness`].
+//! One suite for every driver: what a runtime promises, whatever is below it. Each driver has a
+//! [`harness::Harness`].
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 

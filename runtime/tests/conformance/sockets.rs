@@ -1,4 +1,5 @@
-//! Connections: bytes arrive whole and in order; ends, refusals and dropped operations concern one connection only.
+//! Connections: bytes arrive whole and in order; ends, refusals and dropped operations concern one connection
+//! only.
 
 use std::io::ErrorKind;
 use std::time::Duration;

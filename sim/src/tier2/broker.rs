@@ -1,5 +1,5 @@
-//! What the workload needs of a broker: to start it on a simulated machine and to learn how it fares. Nothing else of a
-//! broker is known here, so that the workload and its judgement stand apart from what they judge.
+//! What the workload needs of a broker: to start it on a simulated machine and to learn how it fares. Nothing
+//! else of a broker is known here, so that the workload and its judgement stand apart from what they judge.
 
 use martlet_runtime::sim::{MachineId, SimWorld};
 

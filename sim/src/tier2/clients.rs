@@ -1,5 +1,5 @@
-//! The applications of the workload: producers, consumers with cursors, and an administrator, on the client's own
-//! machines. They write down what they did and saw in the [`History`]; they judge nothing.
+//! The applications of the workload: producers, consumers with cursors, and an administrator, on the client's
+//! own machines. They write down what they did and saw in the [`History`]; they judge nothing.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

@@ -1,9 +1,10 @@
-//! What clients of a seed did and saw, and the judgement over it. Knows records, offsets and cursors; must never know
-//! how a broker keeps them.
+//! What clients of a seed did and saw, and the judgement over it. Knows records, offsets and cursors; must
+//! never know how a broker keeps them.
 //!
-//! Two classes of rules. Crash faults: every record acknowledged as durable is there, in order, and once if its
-//! producer is idempotent; what a reader has seen stays; an offset names one record for ever; cursors never go back.
-//! Corruption: what is served must still be right, and what is missing must lie in a range that was reported.
+//! Two classes of rules. Crash faults: every record acknowledged as durable is there, in order, and once if
+//! its producer is idempotent; what a reader has seen stays; an offset names one record for ever; cursors
+//! never go back. Corruption: what is served must still be right, and what is missing must lie in a range
+//! that was reported.
 
 use std::collections::BTreeMap;
 
@@ -90,8 +91,8 @@ impl History {
         }
     }
 
-    /// Asks for a crash at the moment of the n-th durable acknowledgement from now: what was acknowledged must already
-    /// be durable then.
+    /// Asks for a crash at the moment of the n-th durable acknowledgement from now: what was acknowledged
+    /// must already be durable then.
     pub fn crash_after(&mut self, acknowledgements: u32) {
         self.crash_in = Some(acknowledgements);
         self.crash_now = false;

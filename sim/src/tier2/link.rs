@@ -1,5 +1,5 @@
-//! Drives a client's machine over the simulated network: the simulator's counterpart of the client's tokio face. Owns
-//! sockets and tasks; must never decide anything about a record.
+//! Drives a client's machine over the simulated network: the simulator's counterpart of the client's tokio
+//! face. Owns sockets and tasks; must never decide anything about a record.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -24,8 +24,8 @@ pub(crate) trait Application: 'static {
     /// When the machine wants its next step.
     fn next_timer(&mut self, now: Instant) -> Option<Instant>;
 
-    /// The application's own work: hands the machine things to do, takes what it reports. Called before and after
-    /// every step; answers when it wants to be called next.
+    /// The application's own work: hands the machine things to do, takes what it reports. Called before and
+    /// after every step; answers when it wants to be called next.
     fn work(&mut self, now: Now) -> Option<Instant>;
 
     /// Whether the task may end.

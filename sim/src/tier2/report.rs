@@ -100,8 +100,8 @@ const TABLES: [&[Place]; 3] = [
     &["machine", "clock"],
 ];
 
-/// The table fault by place. `-` marks what cannot strike there; the second value counts cells that should not be
-/// empty and are.
+/// The table fault by place. `-` marks what cannot strike there; the second value counts cells that should
+/// not be empty and are.
 #[must_use]
 pub fn table(counts: &FaultCounts, corruption: bool) -> (String, usize) {
     let mut text = String::new();

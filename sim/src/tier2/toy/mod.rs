@@ -1,5 +1,5 @@
-//! A broker as small as can be, to show that the harness works: that an honest broker passes, and that each of
-//! [`ToyBug`] is caught. One shard, one log file, everything in memory, one durable write at a time.
+//! A broker as small as can be, to show that the harness works: that an honest broker passes, and that each
+//! of [`ToyBug`] is caught. One shard, one log file, everything in memory, one durable write at a time.
 
 mod log;
 mod serve;
