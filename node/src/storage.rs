@@ -273,7 +273,7 @@ pub(crate) fn tell(shard: ShardId, report: &RecoveryReport) {
         "log recovered"
     );
     for damage in &report.damage {
-        tracing::error!(%shard, ?damage, "the log is damaged: restore these records from a copy, if there is one");
+        tracing::error!(%shard, ?damage, "the log is damaged: restore these records from a copy");
     }
     for hole in &report.holes {
         tracing::error!(%shard, ?hole, "records are lost: readers are told to go on behind them");
