@@ -37,7 +37,7 @@ pub(crate) async fn stop(shard: &Rc<Shard>) {
     match shard.runtime.timeout(CLOSE_WAIT, close_log(shard)).await {
         Ok(()) => tracing::info!(shard = %shard.id, "log closed"),
         Err(_) => {
-            tracing::warn!(shard = %shard.id, "the log did not close in time and is recovered at the next start")
+            tracing::warn!(shard = %shard.id, "the log did not close in time: the next start recovers it")
         }
     }
 }
