@@ -1,7 +1,8 @@
 //! The seam between the executor and the kernel, or the simulator: operations in, completions out.
 //!
-//! Owns the vocabulary. A driver belongs to one thread (it is `!Send` where its kernel object is); it must never
-//! call back into the executor, and must never complete an operation before the kernel has let go of its buffer.
+//! Owns the vocabulary. A driver belongs to one thread (it is `!Send` where its kernel object is); it must
+//! never call back into the executor, and must never complete an operation before the kernel has let go of
+//! its buffer.
 
 use std::fmt;
 use std::io;
@@ -18,8 +19,8 @@ use crate::buffer::AlignedBuffer;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Handle(pub i32);
 
-/// The executor's name for an operation under way. The low 32 bits are a small index that no other operation in
-/// flight has (drivers may use it to find their own state), the high 32 bits tell uses of one index apart.
+/// The executor's name for an operation under way. The low 32 bits are a small index that no other operation
+/// in flight has (drivers may use it to find their own state), the high 32 bits tell uses of one index apart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Token(pub u64);
 
@@ -55,15 +56,16 @@ pub enum Op {
         path: PathBuf,
         options: OpenOptions,
     },
-    /// Fills `buffer[skip..capacity]` from `offset` of the file; may be short. Nothing read = the end of the file.
+    /// Fills `buffer[skip..capacity]` from `offset` of the file; may be short. Nothing read = the end of the
+    /// file.
     Read {
         file: Handle,
         offset: u64,
         buffer: AlignedBuffer,
         skip: usize,
     },
-    /// May be short. With `sync`, a data sync is linked behind it; a short write or a failure breaks the link and
-    /// the completion says so.
+    /// May be short. With `sync`, a data sync is linked behind it; a short write or a failure breaks the link
+    /// and the completion says so.
     Write {
         file: Handle,
         offset: u64,
@@ -128,7 +130,8 @@ pub enum Outcome {
     Opened(io::Result<Handle>),
     /// Bytes read; the buffer's length is set to them plus the operation's `skip`.
     Read(io::Result<usize>, AlignedBuffer),
-    /// `written` bytes reached the file; `synced` is `Some` if a sync was asked for and the whole write succeeded.
+    /// `written` bytes reached the file; `synced` is `Some` if a sync was asked for and the whole write
+    /// succeeded.
     Wrote {
         written: io::Result<usize>,
         synced: Option<io::Result<()>>,

@@ -1,4 +1,5 @@
-//! Files read and written directly, in blocks, with owned buffers. Must never cache, and never mix with buffered I/O.
+//! Files read and written directly, in blocks, with owned buffers. Must never cache, and never mix with
+//! buffered I/O.
 
 use std::io;
 use std::path::PathBuf;
@@ -39,8 +40,8 @@ impl DirectFile {
         Ok(DirectFile { runtime: runtime.clone(), handle, block_bytes })
     }
 
-    /// Fills `buffer` from `offset`, up to its capacity; sets its length to what was read. Fewer bytes than the
-    /// capacity mean that the file ends there: reads that the system cut short are finished here.
+    /// Fills `buffer` from `offset`, up to its capacity; sets its length to what was read. Fewer bytes than
+    /// the capacity mean that the file ends there: reads that the system cut short are finished here.
     ///
     /// # Errors
     /// The operating system's. The buffer comes back in any case.
@@ -87,13 +88,13 @@ impl DirectFile {
         }
     }
 
-    /// Writes all of `data` at `offset`; with `sync`, a data sync linked behind it makes it durable, and every write
-    /// of this file that had completed before. Writes that the system cut short are finished here, then synced.
-    /// Dropping the future does not stop the write.
+    /// Writes all of `data` at `offset`; with `sync`, a data sync linked behind it makes it durable, and
+    /// every write of this file that had completed before. Writes that the system cut short are finished
+    /// here, then synced. Dropping the future does not stop the write.
     ///
     /// # Errors
-    /// The operating system's, of the write or of the sync; what reached the file is unknown then. `WriteZero` if
-    /// the system takes no more without saying why.
+    /// The operating system's, of the write or of the sync; what reached the file is unknown then.
+    /// `WriteZero` if the system takes no more without saying why.
     pub async fn write_at(&self, offset: u64, data: Bytes, sync: bool) -> io::Result<()> {
         let mut done = 0;
         let mut stuck = 0;
@@ -140,8 +141,8 @@ impl DirectFile {
     /// Makes every write durable that had completed before this was called.
     ///
     /// # Errors
-    /// The operating system's. After an error nothing is known about any write since the last sync, and a second
-    /// sync may say yes although data is lost: never sync this file again.
+    /// The operating system's. After an error nothing is known about any write since the last sync, and a
+    /// second sync may say yes although data is lost: never sync this file again.
     pub async fn sync_data(&self) -> io::Result<()> {
         self.done(Op::Sync { file: self.handle.get() }).await
     }
@@ -170,8 +171,9 @@ impl DirectFile {
         self.runtime.inner().with_driver(|driver| driver.file_length(self.handle.get()))
     }
 
-    /// Takes the exclusive lock on the open file without waiting; `false` if another opening of it holds the lock.
-    /// It is held until the file is closed. After a kill the system may hold it for some seconds more: retry.
+    /// Takes the exclusive lock on the open file without waiting; `false` if another opening of it holds the
+    /// lock. It is held until the file is closed. After a kill the system may hold it for some seconds more:
+    /// retry.
     ///
     /// # Errors
     /// The operating system's.

@@ -1,10 +1,11 @@
 //! One thread, one executor: tasks, timers, sockets, direct files and mailboxes over a [`driver::Driver`].
 //!
-//! Owns how a shard waits. Must never know a record, a partition or a protocol, and no type of a driver may leak out.
+//! Owns how a shard waits. Must never know a record, a partition or a protocol, and no type of a driver may
+//! leak out.
 //!
-//! A thread makes its driver and its [`Executor`], takes the [`Runtime`] handle and passes it explicitly to what it
-//! spawns. Nothing here is found through a thread-local, so several executors can live on one thread (the simulator
-//! steps them in turn). All I/O passes owned buffers in and out.
+//! A thread makes its driver and its [`Executor`], takes the [`Runtime`] handle and passes it explicitly to
+//! what it spawns. Nothing here is found through a thread-local, so several executors can live on one thread
+//! (the simulator steps them in turn). All I/O passes owned buffers in and out.
 
 pub mod buffer;
 pub mod driver;

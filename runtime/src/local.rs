@@ -1,5 +1,5 @@
-//! What tasks of one thread wait for: one value, an event, a bounded queue. Must never be shared between threads
-//! (they are `!Send`); [`crate::mailbox`] is for that.
+//! What tasks of one thread wait for: one value, an event, a bounded queue. Must never be shared between
+//! threads (they are `!Send`); [`crate::mailbox`] is for that.
 
 mod event;
 mod oneshot;

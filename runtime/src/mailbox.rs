@@ -1,6 +1,6 @@
-//! Messages between threads: a bounded queue of many senders and one receiver. A receiver that is awake costs a sender
-//! one short lock; one that waits costs a wake besides. Both ends work in any executor, so the control thread uses
-//! them too. Must never block.
+//! Messages between threads: a bounded queue of many senders and one receiver. A receiver that is awake costs
+//! a sender one short lock; one that waits costs a wake besides. Both ends work in any executor, so the
+//! control thread uses them too. Must never block.
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! What this machine's kernel and limits allow, with the remedy for what they do not. Must never change anything.
+//! What this machine's kernel and limits allow, with the remedy for what they do not. Must never change
+//! anything.
 
 use std::fmt;
 use std::io;
@@ -26,7 +27,8 @@ pub enum Severity {
 /// One thing that was looked at.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Finding {
-    /// Short and stable: `kernel`, `io_uring`, `ring flags`, `ring operations`, `locked memory`, `open files`.
+    /// Short and stable: `kernel`, `io_uring`, `ring flags`, `ring operations`, `locked memory`, `open
+    /// files`.
     pub name: &'static str,
     pub severity: Severity,
     /// What was found, lowercase.
@@ -42,7 +44,8 @@ pub struct ProbeReport {
     pub kernel: String,
     /// The best set of ring flags, if there can be a ring at all.
     pub ring_mode: Option<RingMode>,
-    /// The sysctl kernel.io_uring_disabled: 0, 1 (for users outside of a group) or 2 (for all); `None` before 6.6.
+    /// The sysctl kernel.io_uring_disabled: 0, 1 (for users outside of a group) or 2 (for all); `None` before
+    /// 6.6.
     pub io_uring_disabled: Option<u8>,
     /// Soft limits; `None` is unlimited.
     pub locked_bytes_max: Option<u64>,
@@ -96,8 +99,8 @@ fn explain_setup(number: Option<i32>, disabled: Option<u8>, error: &dyn fmt::Dis
     match (number, disabled) {
         (Some(libc::ENOSYS), _) => ProbeError::new(
             "io_uring does not exist here (ENOSYS)",
-            "use Linux 5.10 or newer built with CONFIG_IO_URING; in a container, allow io_uring_setup, io_uring_enter \
-             and io_uring_register in its seccomp profile",
+            "use Linux 5.10 or newer built with CONFIG_IO_URING; in a container, allow io_uring_setup, \
+             io_uring_enter and io_uring_register in its seccomp profile",
         ),
         (Some(libc::EPERM), Some(2)) => ProbeError::new(
             "io_uring is switched off for everybody (kernel.io_uring_disabled = 2)",
@@ -105,12 +108,13 @@ fn explain_setup(number: Option<i32>, disabled: Option<u8>, error: &dyn fmt::Dis
         ),
         (Some(libc::EPERM), Some(1)) => ProbeError::new(
             "io_uring is switched off for unprivileged users (kernel.io_uring_disabled = 1)",
-            "put the user into the group of `sysctl kernel.io_uring_group`, or run `sysctl kernel.io_uring_disabled=0`",
+            "put the user into the group of `sysctl kernel.io_uring_group`, or run \
+             `sysctl kernel.io_uring_disabled=0`",
         ),
         (Some(libc::EPERM), _) => ProbeError::new(
             "io_uring is forbidden to this process (EPERM), most likely by a seccomp filter",
-            "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile of the container or unit \
-             (Docker: --security-opt seccomp=PROFILE; systemd: SystemCallFilter=@io-event)",
+            "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile of the \
+             container or unit (Docker: --security-opt seccomp=PROFILE; systemd: SystemCallFilter=@io-event)",
         ),
         (Some(libc::ENOMEM), _) => ProbeError::new(
             "the kernel has no memory for a ring (ENOMEM), most likely because of the limit of locked memory",
@@ -229,7 +233,8 @@ fn files_finding(limit: Option<u64>) -> Finding {
     match limit {
         Some(limit) if limit < DESCRIPTORS_WANTED => {
             let remedy = format!(
-                "raise it: `ulimit -n {DESCRIPTORS_WANTED}`, or LimitNOFILE={DESCRIPTORS_WANTED} in the systemd unit"
+                "raise it: `ulimit -n {DESCRIPTORS_WANTED}`, or LimitNOFILE={DESCRIPTORS_WANTED} in the \
+                 systemd unit"
             );
             warning(NAME, detail, &remedy)
         }

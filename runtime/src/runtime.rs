@@ -1,4 +1,5 @@
-//! The handle of an executor: spawn, time, randomness, names in the file system. Cheap to clone, bound to its thread.
+//! The handle of an executor: spawn, time, randomness, names in the file system. Cheap to clone, bound to its
+//! thread.
 
 use std::fmt;
 use std::future::Future;

@@ -1,5 +1,5 @@
-//! The agreement between a thread that goes to sleep in the kernel and those that wake it: nobody rings the bell of a
-//! thread that is awake, and no wake is lost. Used by every driver that sleeps; checked by loom.
+//! The agreement between a thread that goes to sleep in the kernel and those that wake it: nobody rings the
+//! bell of a thread that is awake, and no wake is lost. Used by every driver that sleeps; checked by loom.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 
 /// Shared by the sleeper and its wakers.
 ///
-/// The sleeper calls [`SleepFlag::prepare`]; if it says yes, sleeps until the bell or something else; then calls
-/// [`SleepFlag::awake`]; then looks at everything that wakers may have left. A waker leaves its message first, then
-/// calls [`SleepFlag::must_ring`] and rings if told so.
+/// The sleeper calls [`SleepFlag::prepare`]; if it says yes, sleeps until the bell or something else; then
+/// calls [`SleepFlag::awake`]; then looks at everything that wakers may have left. A waker leaves its message
+/// first, then calls [`SleepFlag::must_ring`] and rings if told so.
 pub struct SleepFlag {
     asleep: AtomicBool,
     pending: AtomicBool,
@@ -41,8 +41,8 @@ impl SleepFlag {
     /// For wakers, after the message was left: whether the bell has to be rung. One waker a sleep is told so.
     #[must_use]
     pub fn must_ring(&self) -> bool {
-        // All four accesses are sequentially consistent: either the sleeper's swap sees this one and stays up, or this
-        // load sees the sleeper asleep.
+        // All four accesses are sequentially consistent: either the sleeper's swap sees this one and stays
+        // up, or this load sees the sleeper asleep.
         !self.pending.swap(true, Ordering::SeqCst) && self.asleep.load(Ordering::SeqCst)
     }
 }

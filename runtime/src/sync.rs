@@ -1,5 +1,5 @@
-//! The primitives that mailboxes and sleep flags share between threads: the standard library's, or loom's models of
-//! them under `--cfg loom`. Nothing else may be imported where the two meet.
+//! The primitives that mailboxes and sleep flags share between threads: the standard library's, or loom's
+//! models of them under `--cfg loom`. Nothing else may be imported where the two meet.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::{Arc, Mutex, MutexGuard, atomic};

@@ -56,8 +56,8 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Ends the task: its future is dropped at the task's next turn, and not polled again. Awaiting this handle
-    /// answers [`Aborted`] from now on, also if the task had just finished.
+    /// Ends the task: its future is dropped at the task's next turn, and not polled again. Awaiting this
+    /// handle answers [`Aborted`] from now on, also if the task had just finished.
     pub fn abort(&mut self) {
         // Dropping the inner handle is how `async-task` cancels.
         drop(self.task.take());

@@ -25,8 +25,9 @@ pub struct TcpListener {
 }
 
 impl TcpListener {
-    /// Listens at once. Port 0 lets the system choose. `shared` lets several listeners have one port, and spreads
-    /// connections over them. An IPv6 address never takes IPv4 connections, so both families can have one port.
+    /// Listens at once. Port 0 lets the system choose. `shared` lets several listeners have one port, and
+    /// spreads connections over them. An IPv6 address never takes IPv4 connections, so both families can have
+    /// one port.
     ///
     /// # Errors
     /// The operating system's: the address is taken or not of this machine.
@@ -41,8 +42,8 @@ impl TcpListener {
         self.local
     }
 
-    /// The next connection and where it comes from. Dropping the future loses no connection: the next call goes on
-    /// where it stopped.
+    /// The next connection and where it comes from. Dropping the future loses no connection: the next call
+    /// goes on where it stopped.
     ///
     /// # Errors
     /// The operating system's; running out of descriptors is one that passes.
@@ -72,9 +73,9 @@ impl fmt::Debug for TcpListener {
     }
 }
 
-/// Waits for an accept, and leaves it with the listener when it is dropped. An accept that was cancelled while another
-/// waits may swallow the one wake-up that Linux gives for a connection (waiters of an accept are exclusive), and the
-/// other would not see it: so it is not cancelled but kept.
+/// Waits for an accept, and leaves it with the listener when it is dropped. An accept that was cancelled
+/// while another waits may swallow the one wake-up that Linux gives for a connection (waiters of an accept
+/// are exclusive), and the other would not see it: so it is not cancelled but kept.
 struct Accepting<'a> {
     listener: &'a TcpListener,
     op: Option<OpFuture>,
@@ -144,8 +145,9 @@ pub struct RecvHalf {
 }
 
 impl RecvHalf {
-    /// Appends what has come, at most the spare capacity of `buffer`, and at least one byte unless the peer has
-    /// closed its side (0). Dropping the future loses what had just come: read the connection from one task.
+    /// Appends what has come, at most the spare capacity of `buffer`, and at least one byte unless the peer
+    /// has closed its side (0). Dropping the future loses what had just come: read the connection from one
+    /// task.
     ///
     /// # Errors
     /// The operating system's; `InvalidInput` if the buffer has no spare capacity.
@@ -175,8 +177,8 @@ pub struct SendHalf {
 }
 
 impl SendHalf {
-    /// Sends all of `parts`, in order, gathered. Dropping the future may leave a part of them sent: the connection
-    /// is good for nothing then but to be closed.
+    /// Sends all of `parts`, in order, gathered. Dropping the future may leave a part of them sent: the
+    /// connection is good for nothing then but to be closed.
     ///
     /// # Errors
     /// The operating system's; how much was sent is unknown then.

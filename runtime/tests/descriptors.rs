@@ -1,5 +1,5 @@
-//! What is the ring driver's alone: descriptors that come and go, addresses, links that break. One test in this
-//! process at a time, since descriptors are counted.
+//! What is the ring driver's alone: descriptors that come and go, addresses, links that break. One test in
+//! this process at a time, since descriptors are counted.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic and print")]
 
@@ -53,10 +53,11 @@ async fn untidy(rt: Runtime) {
 }
 
 async fn both_families(rt: Runtime) {
-    let four = TcpListener::bind(&rt, SocketAddr::from(([0, 0, 0, 0], 0)), true).unwrap();
+    // Not shared: a socket of [::] that took IPv4 as well would be refused beside one of 0.0.0.0.
+    let four = TcpListener::bind(&rt, SocketAddr::from(([0, 0, 0, 0], 0)), false).unwrap();
     let port = four.local_address().port();
     let any_six = SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
-    let six = match TcpListener::bind(&rt, any_six, true) {
+    let six = match TcpListener::bind(&rt, any_six, false) {
         Ok(six) => six,
         // A machine without IPv6 has nothing to show here.
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return,

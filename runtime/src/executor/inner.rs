@@ -1,5 +1,5 @@
-//! The state of one executor behind its `Rc`: driver, operations, timers, tasks. Each part has its own `RefCell`, which
-//! is never borrowed while a waker, a destructor or a task runs.
+//! The state of one executor behind its `Rc`: driver, operations, timers, tasks. Each part has its own
+//! `RefCell`, which is never borrowed while a waker, a destructor or a task runs.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -390,7 +390,8 @@ impl<F: Future> Future for Tracked<F> {
 
     #[allow(unsafe_code)]
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
-        // SAFETY: `future` is pinned whenever `self` is: it is never moved out, and `Tracked` has no `Drop` of its own.
+        // SAFETY: `future` is pinned whenever `self` is: it is never moved out, and `Tracked` has no `Drop`
+        // of its own.
         unsafe { self.map_unchecked_mut(|tracked| &mut tracked.future) }.poll(context)
     }
 }

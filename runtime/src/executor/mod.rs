@@ -1,4 +1,5 @@
-//! The loop of one thread: run what is ready for a bounded while, fire timers, enter the driver, hand out completions.
+//! The loop of one thread: run what is ready for a bounded while, fire timers, enter the driver, hand out
+//! completions.
 //!
 //! Owns the order of those steps and what may run between two enters. Must never know what a task does.
 
@@ -94,7 +95,8 @@ impl Executor {
         StallWatch { shared: Arc::clone(self.inner.shared()) }
     }
 
-    /// Runs until `future` is done, with every task along. Tasks that are left stay, and go on in the next call.
+    /// Runs until `future` is done, with every task along. Tasks that are left stay, and go on in the next
+    /// call.
     ///
     /// # Panics
     /// If the driver becomes unusable, and when a task panics.
@@ -122,8 +124,9 @@ impl Executor {
         }
     }
 
-    /// Runs what can run now and returns: for simulators that step executors and advance time themselves. Stops
-    /// early after a bounded number of turns, or when the clock has reached `deadline`; then the step is not idle.
+    /// Runs what can run now and returns: for simulators that step executors and advance time themselves.
+    /// Stops early after a bounded number of turns, or when the clock has reached `deadline`; then the step
+    /// is not idle.
     pub fn step(&mut self, deadline: Instant) -> Step {
         let inner = &self.inner;
         let _running = Running::enter(inner);
@@ -204,8 +207,8 @@ pub struct StallWatch {
 }
 
 impl StallWatch {
-    /// The number of turns begun so far, and the task whose turn it is. The same number and a name in two samples
-    /// mean that this task has held the thread for all the time between them.
+    /// The number of turns begun so far, and the task whose turn it is. The same number and a name in two
+    /// samples mean that this task has held the thread for all the time between them.
     #[must_use]
     pub fn sample(&self) -> (u64, Option<&'static str>) {
         self.shared.current()

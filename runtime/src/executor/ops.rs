@@ -1,6 +1,6 @@
-//! Operations under way. An entry lives from submission to completion, whatever happens to the future that waits for
-//! it: dropping the future cancels the operation and orphans the entry, which keeps the handle open until the driver
-//! has let go. Must never call the driver.
+//! Operations under way. An entry lives from submission to completion, whatever happens to the future that
+//! waits for it: dropping the future cancels the operation and orphans the entry, which keeps the handle open
+//! until the driver has let go. Must never call the driver.
 
 use std::rc::Rc;
 use std::task::Waker;

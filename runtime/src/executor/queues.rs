@@ -1,8 +1,8 @@
 //! The run queues of one executor, one a class, and who is next. Must never run a task or read a clock.
 //!
-//! Each class has a virtual time that grows by the real time its tasks took divided by its share; the class with
-//! the smallest is next. A class that was idle starts at the virtual time of those that ran meanwhile, so it neither
-//! saves up time nor pays for others.
+//! Each class has a virtual time that grows by the real time its tasks took divided by its share; the class
+//! with the smallest is next. A class that was idle starts at the virtual time of those that ran meanwhile,
+//! so it neither saves up time nor pays for others.
 
 use std::collections::VecDeque;
 

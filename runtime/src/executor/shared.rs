@@ -1,5 +1,6 @@
-//! The part of an executor that wakers see. Wakers are `Send`, so it is reached from any thread: the own thread pushes
-//! straight to the run queues, every other one to a locked list, and rings the driver's bell. Must never run a task.
+//! The part of an executor that wakers see. Wakers are `Send`, so it is reached from any thread: the own
+//! thread pushes straight to the run queues, every other one to a locked list, and rings the driver's bell.
+//! Must never run a task.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -27,8 +28,9 @@ struct OwnThread<T> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value is reached only through `with`, which runs its closure on the owner's thread alone. The cell may be
-// dropped elsewhere: its owner sees to it that what is left in it then may be dropped anywhere (see `Shared`).
+// SAFETY: the value is reached only through `with`, which runs its closure on the owner's thread alone. The
+// cell may be dropped elsewhere: its owner sees to it that what is left in it then may be dropped anywhere
+// (see `Shared`).
 #[allow(unsafe_code)]
 unsafe impl<T> Send for OwnThread<T> {}
 // SAFETY: as above.
@@ -40,15 +42,15 @@ impl<T> OwnThread<T> {
         OwnThread { owner: thread_number(), value: UnsafeCell::new(value) }
     }
 
-    /// Runs `work` with the value if this is the owner's thread. `work` must not call back into this cell: the callers
-    /// below only push to and pop from queues, which runs no foreign code.
+    /// Runs `work` with the value if this is the owner's thread. `work` must not call back into this cell:
+    /// the callers below only push to and pop from queues, which runs no foreign code.
     #[allow(unsafe_code)]
     fn with<R>(&self, work: impl FnOnce(&mut T) -> R) -> Option<R> {
         if thread_number() != self.owner {
             return None;
         }
-        // SAFETY: thread numbers are never reused, so this is the one thread that may touch the value, and no other
-        // reference to it is alive since `work` never re-enters.
+        // SAFETY: thread numbers are never reused, so this is the one thread that may touch the value, and no
+        // other reference to it is alive since `work` never re-enters.
         Some(work(unsafe { &mut *self.value.get() }))
     }
 }

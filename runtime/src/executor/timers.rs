@@ -1,5 +1,5 @@
-//! Who waits for which moment. Ordered by time, then by age, so that the order is the same in every run. A cancelled
-//! timer leaves nothing behind. Must never read a clock.
+//! Who waits for which moment. Ordered by time, then by age, so that the order is the same in every run. A
+//! cancelled timer leaves nothing behind. Must never read a clock.
 
 use std::collections::BTreeMap;
 use std::task::Waker;

@@ -30,8 +30,8 @@ impl Notify {
         Notify::default()
     }
 
-    /// Wakes the waiter that has waited longest; with none, the next one to wait will not have to. Several such
-    /// calls before that leave one permit only.
+    /// Wakes the waiter that has waited longest; with none, the next one to wait will not have to. Several
+    /// such calls before that leave one permit only.
     pub fn notify_one(&self) {
         let waker = {
             let mut state = self.state.borrow_mut();

@@ -1,4 +1,5 @@
-//! Entries of the completion queue become outcomes. Must never complete an operation with a part still to come.
+//! Entries of the completion queue become outcomes. Must never complete an operation with a part still to
+//! come.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};

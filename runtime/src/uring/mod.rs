@@ -1,8 +1,8 @@
 //! The driver over io_uring.
 //!
-//! Owns one ring, which is created and entered on one thread. An operation's buffers, and addresses that the kernel
-//! reads or writes, live in its slot from submission to the last completion. Must never hand a buffer back earlier,
-//! ask for RWF_DSYNC, or skip a completion of a link.
+//! Owns one ring, which is created and entered on one thread. An operation's buffers, and addresses that the
+//! kernel reads or writes, live in its slot from submission to the last completion. Must never hand a buffer
+//! back earlier, ask for RWF_DSYNC, or skip a completion of a link.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -113,7 +113,8 @@ impl UringDriver {
     #[allow(unsafe_code)]
     fn try_push(&mut self, queued: &Queued) -> bool {
         let mut queue = self.ring.submission();
-        // SAFETY: what the entry points to lives in its slot (or in `bell_count`) until its completion was reaped.
+        // SAFETY: what the entry points to lives in its slot (or in `bell_count`) until its completion was
+        // reaped.
         let pushed = unsafe {
             match queued {
                 Queued::One(entry) => queue.push(entry),
@@ -168,8 +169,8 @@ impl UringDriver {
             let arguments = types::SubmitArgs::new().timespec(&time);
             return tolerate(self.ring.submitter().submit_with_args(1, &arguments).map(|_| ()));
         }
-        // Count 1: the timeout ends with the next completion, so it never outlives this sleep. The kernel copies the
-        // time when it takes the entry, which is before this returns.
+        // Count 1: the timeout ends with the next completion, so it never outlives this sleep. The kernel
+        // copies the time when it takes the entry, which is before this returns.
         let timeout = opcode::Timeout::new(&time).count(1).build().user_data(TIMEOUT);
         if !self.try_push(&Queued::One(timeout)) {
             return self.poll_kernel();
@@ -296,8 +297,8 @@ impl Driver for UringDriver {
 }
 
 impl Drop for UringDriver {
-    /// The kernel may write into buffers until their operations have completed, so they are waited for; what does not
-    /// end in time is leaked rather than freed.
+    /// The kernel may write into buffers until their operations have completed, so they are waited for; what
+    /// does not end in time is leaked rather than freed.
     fn drop(&mut self) {
         let names: Vec<u64> = self
             .slots
@@ -358,8 +359,8 @@ fn timespec(wait: Duration) -> types::Timespec {
     types::Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos())
 }
 
-/// What an enter may answer without anything being wrong: time is up, a signal came, or completions must be reaped
-/// before more is taken.
+/// What an enter may answer without anything being wrong: time is up, a signal came, or completions must be
+/// reaped before more is taken.
 fn tolerate(entered: io::Result<()>) -> io::Result<()> {
     match entered {
         Err(error)

@@ -55,8 +55,9 @@ impl fmt::Display for RingMode {
     }
 }
 
-/// Operations and features that newer kernels have. Where one is missing, a plain system call blocks the thread
-/// instead: these operations are rare (names, lengths), except for `enter_timeout`, whose fallback is as good.
+/// Operations and features that newer kernels have. Where one is missing, a plain system call blocks the
+/// thread instead: these operations are rare (names, lengths), except for `enter_timeout`, whose fallback is
+/// as good.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Supported {
     pub(super) enter_timeout: bool,

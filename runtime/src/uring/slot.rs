@@ -1,5 +1,5 @@
-//! What an operation needs to stay in place while the kernel works on it. Must never move or free a part of it before
-//! the last completion.
+//! What an operation needs to stay in place while the kernel works on it. Must never move or free a part of
+//! it before the last completion.
 
 use std::ffi::CString;
 use std::net::SocketAddr;

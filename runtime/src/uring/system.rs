@@ -1,5 +1,5 @@
-//! Plain system calls: clocks, sockets before they are used, facts about files. None of them waits for a peer; those
-//! that may wait for a disk are for start-up and rare work. Must never touch a ring.
+//! Plain system calls: clocks, sockets before they are used, facts about files. None of them waits for a
+//! peer; those that may wait for a disk are for start-up and rare work. Must never touch a ring.
 
 use std::io;
 use std::net::SocketAddr;
