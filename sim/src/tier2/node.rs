@@ -70,7 +70,10 @@ impl Node {
             planted: self.planted,
             ..StoreConfig::default()
         };
-        config.topic_defaults = vec![("segment_bytes".to_owned(), "1MiB".to_owned())];
+        config.topic_defaults = vec![
+            ("segment_bytes".to_owned(), "1MiB".to_owned()),
+            ("batch_bytes_max".to_owned(), "64KiB".to_owned()),
+        ];
         config.drain = Duration::from_secs(1);
         config
     }
