@@ -1,5 +1,6 @@
-//! CRC-32C (Castagnoli), the one checksum of frames, flushes, runs and checkpoints. Kafka batches, Pulsar entries
-//! and native batches use the same polynomial, which is why a frame's body checksum is the format's own.
+//! CRC-32C (Castagnoli), the one checksum of frames, flushes, runs and checkpoints. Kafka batches, Pulsar
+//! entries and native batches use the same polynomial, which is why a frame's body checksum is the format's
+//! own.
 
 /// CRC-32C of `bytes`.
 #[must_use]

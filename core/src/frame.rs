@@ -1,10 +1,11 @@
-//! The frame header: 128 bytes in front of every batch, on disk and between nodes. Used in place, never parsed.
+//! The frame header: 128 bytes in front of every batch, on disk and between nodes. Used in place, never
+//! parsed.
 //!
-//! Owns the layout and its checksum. Layout version 1; a new field is a new version. All fields are little-endian
-//! and unaligned, so a header may start at any byte of a buffer.
+//! Owns the layout and its checksum. Layout version 1; a new field is a new version. All fields are
+//! little-endian and unaligned, so a header may start at any byte of a buffer.
 //!
-//! **Invariant**: a header that passes [`check`] names its partition, offsets and body checksum correctly; a reader
-//! that finds another partition or offset than it looked for has met a misdirected write.
+//! **Invariant**: a header that passes [`check`] names its partition, offsets and body checksum correctly; a
+//! reader that finds another partition or offset than it looked for has met a misdirected write.
 
 use std::mem::offset_of;
 
@@ -54,7 +55,8 @@ pub struct FrameHeader {
     pub format: u8,
     pub flags: u16,
     pub priority: u8,
-    /// Offset within the body from which `body_crc` is taken; the skipped prefix repeats fields of this header.
+    /// Offset within the body from which `body_crc` is taken; the skipped prefix repeats fields of this
+    /// header.
     pub body_crc_from: u8,
     /// CRC-32C of the other 124 bytes.
     pub header_crc: u32,

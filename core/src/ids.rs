@@ -1,4 +1,5 @@
-//! Identifiers. Owns their widths and their text forms; must never give one a meaning beyond equality and order.
+//! Identifiers. Owns their widths and their text forms; must never give one a meaning beyond equality and
+//! order.
 
 use std::fmt;
 
@@ -57,8 +58,9 @@ id!(
     SlotId(u16), "{}"
 );
 id!(
-    /// Number of a record in a shard's write-ahead log, counted from 1 at start-up without gaps. Staged, written
-    /// and durable are three watermarks over it; it is never stored and has no meaning after a restart.
+    /// Number of a record in a shard's write-ahead log, counted from 1 at start-up without gaps. Staged,
+    /// written and durable are three watermarks over it; it is never stored and has no meaning after a
+    /// restart.
     Lsn(u64), "{}"
 );
 

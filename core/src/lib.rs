@@ -1,8 +1,8 @@
 //! The words of Martlet: ids, names, the frame header, acknowledgement levels, refusals, bounds, time, the
 //! configuration model and the schema of the native protocol.
 //!
-//! Owns what more than one crate must agree on byte for byte or word for word. Must never do I/O, read a clock,
-//! or depend on another crate of the workspace.
+//! Owns what more than one crate must agree on byte for byte or word for word. Must never do I/O, read a
+//! clock, or depend on another crate of the workspace.
 
 pub mod acks;
 pub mod checksum;

@@ -1,5 +1,5 @@
-//! Every bound of the product, by name. A queue, buffer, table, loop or retry that is not bounded by a constant here,
-//! or by a configuration key whose range stands here, is a defect. Units are in the names.
+//! Every bound of the product, by name. A queue, buffer, table, loop or retry that is not bounded by a
+//! constant here, or by a configuration key whose range stands here, is a defect. Units are in the names.
 
 /// Slots between partitions and shards.
 pub const SLOTS: u16 = 1024;

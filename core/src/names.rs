@@ -1,5 +1,5 @@
-//! Names and their validation: `persistent://tenant/namespace/topic`. Must never accept what a file name, a metric
-//! label or another protocol could not carry.
+//! Names and their validation: `persistent://tenant/namespace/topic`. Must never accept what a file name, a
+//! metric label or another protocol could not carry.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,6 +1,7 @@
 //! `martlet-perf`: what this machine can do at best (`floor`), and what a broker does (`load`).
 //!
-//! Owns measuring and printing. Must never tune anything, and must never print a figure without its durability.
+//! Owns measuring and printing. Must never tune anything, and must never print a figure without its
+//! durability.
 
 mod error;
 mod floor;
@@ -25,7 +26,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The limits of this machine: disk write + sync, TCP echo, memory copy, checksum, and a bare ingest pipeline.
+    /// The limits of this machine: disk write + sync, TCP echo, memory copy, checksum, and a bare ingest
+    /// pipeline.
     Floor(floor::Options),
     /// Load on a running broker through the native client.
     Load(load::Options),

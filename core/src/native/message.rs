@@ -1,12 +1,13 @@
-//! Requests and responses. Owns the shapes only; cutting them out of a stream is the gateway's and the client's.
+//! Requests and responses. Owns the shapes only; cutting them out of a stream is the gateway's and the
+//! client's.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::acks::Acks;
 use crate::error::ErrorCode;
 
-/// One call. `correlation` is the client's and comes back in the response; calls of one connection are executed in
-/// the order they arrive, answers may overtake each other.
+/// One call. `correlation` is the client's and comes back in the response; calls of one connection are
+/// executed in the order they arrive, answers may overtake each other.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[rkyv(derive(Debug))]
 pub struct Request {
@@ -111,7 +112,8 @@ pub struct AppendRequest {
     /// 0 = no deduplication.
     pub producer: u64,
     pub producer_epoch: u16,
-    /// Sequence of the first record, -1 without a producer. The next batch starts at `base_sequence + record_count`.
+    /// Sequence of the first record, -1 without a producer. The next batch starts at `base_sequence +
+    /// record_count`.
     pub base_sequence: i64,
     /// Bits of [`crate::frame::flags`].
     pub flags: u16,
@@ -124,7 +126,8 @@ pub enum OffsetAt {
     Earliest,
     /// The committed end: the next offset that will be readable.
     Latest,
-    /// The first record whose timestamp is at or after this wall time in milliseconds; the end if there is none.
+    /// The first record whose timestamp is at or after this wall time in milliseconds; the end if there is
+    /// none.
     Time(i64),
 }
 

@@ -1,9 +1,9 @@
 //! The schema of the native protocol, version 1. Specified in `docs/native-protocol.md`.
 //!
-//! On the wire a message is `length: u32 | meta_length: u32 | meta | body`, little-endian; `length` counts all that
-//! follows it. `meta` is a [`Request`] or a [`Response`] archived by rkyv (unaligned, little-endian, 32-bit
-//! pointers), checked before use and read in place; `body` is opaque bytes. A connection opens with the eight bytes
-//! of [`PREFACE`] from the client, then HELLO.
+//! On the wire a message is `length: u32 | meta_length: u32 | meta | body`, little-endian; `length` counts
+//! all that follows it. `meta` is a [`Request`] or a [`Response`] archived by rkyv (unaligned, little-endian,
+//! 32-bit pointers), checked before use and read in place; `body` is opaque bytes. A connection opens with
+//! the eight bytes of [`PREFACE`] from the client, then HELLO.
 
 mod message;
 

@@ -1,5 +1,5 @@
-//! Durable appends to a prewritten file opened with O_DIRECT: `pwrite` and `fdatasync` on plain threads, and one
-//! linked write + data sync through the product's own runtime.
+//! Durable appends to a prewritten file opened with O_DIRECT: `pwrite` and `fdatasync` on plain threads, and
+//! one linked write + data sync through the product's own runtime.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

@@ -1,4 +1,5 @@
-//! The floors: what the disk, the network and the memory of this machine allow, with nothing of the broker between.
+//! The floors: what the disk, the network and the memory of this machine allow, with nothing of the broker
+//! between.
 
 mod disk;
 mod echo;

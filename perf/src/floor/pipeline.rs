@@ -1,8 +1,9 @@
-//! The bare pipeline: receive → checksum → copy into an aligned buffer → one linked write + sync at a time → answer.
-//! What a broker of this design could reach on this machine if it did nothing else; its ratio is the broker's cost.
+//! The bare pipeline: receive → checksum → copy into an aligned buffer → one linked write + sync at a time →
+//! answer. What a broker of this design could reach on this machine if it did nothing else; its ratio is the
+//! broker's cost.
 //!
-//! Per batch of N bytes: one or a few receives, N bytes of checksum, N bytes of copy, N bytes written, one send of
-//! eight bytes; per flush one write and one sync.
+//! Per batch of N bytes: one or a few receives, N bytes of checksum, N bytes of copy, N bytes written, one
+//! send of eight bytes; per flush one write and one sync.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};

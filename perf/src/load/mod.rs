@@ -1,5 +1,6 @@
 //! Load on a running broker through the native client: produce at a fixed rate (open loop, latency from the
-//! *intended* send time, so that a stall is charged to every record it delays), produce at full speed, and read.
+//! *intended* send time, so that a stall is charged to every record it delays), produce at full speed, and
+//! read.
 
 mod produce;
 mod read;

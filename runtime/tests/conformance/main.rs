@@ -28,7 +28,8 @@ macro_rules! conformance {
             tasks: join_and_abort, a_dropped_handle_detaches, an_aborted_task_drops_what_it_holds,
                 classes_share, io_goes_on_beside_busy_tasks, a_stall_is_named, work_left_at_the_end,
                 a_late_task_is_dropped, local_primitives;
-            mailboxes: ping_pong, a_ring_of_executors, back_pressure, ends_are_noticed, a_flood_does_not_starve,
+            mailboxes: ping_pong, a_ring_of_executors, back_pressure, ends_are_noticed,
+                a_flood_does_not_starve,
                 wakes_from_elsewhere, wakers_outlive_their_executor;
         }
     };

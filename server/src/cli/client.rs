@@ -215,7 +215,8 @@ impl FromStr for From {
         }
         let milliseconds = text.strip_prefix('@').and_then(|number| number.parse().ok());
         milliseconds.or_else(|| from_rfc3339(text)).map(From::Time).ok_or_else(|| {
-            "use earliest, latest, an offset, a time as 2026-01-31T12:00:00Z or @MILLISECONDS, or an age as -10m"
+            "use earliest, latest, an offset, a time as 2026-01-31T12:00:00Z or @MILLISECONDS, \
+             or an age as -10m"
                 .into()
         })
     }

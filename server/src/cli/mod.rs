@@ -13,8 +13,9 @@ pub(crate) use client::{
 use crate::output::Format;
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 failed; 2 command line or configuration is wrong; 3 the broker cannot be reached or did not \
-answer in time; 4 the broker refused; 5 a check found something; 141 standard output was closed by its reader.";
+Exit codes: 0 done; 1 failed; 2 command line or configuration is wrong; 3 the broker cannot be reached or \
+did not answer in time; 4 the broker refused; 5 a check found something; 141 standard output was closed by \
+its reader.";
 
 /// Martlet: a message broker in one binary.
 #[derive(Parser, Debug)]

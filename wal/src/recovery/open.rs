@@ -48,15 +48,7 @@ pub(crate) async fn open(
     // By two: if the newest superblock slot is damaged, the process before this one had one more than was
     // read.
     let incarnation = before.incarnation.max(chosen.checkpoint.incarnation) + 2;
-    let mut partitions = chosen.checkpoint.partitions.clone();
-    for state in &mut partitions {
-        state.epoch = state.epoch.saturating_add(incarnation - chosen.checkpoint.incarnation);
-    }
-    let logs = PartitionLogs::from_checkpoint(
-        &partitions,
-        &chosen.checkpoint.retired_segments,
-        &chosen.checkpoint.retired_partitions,
-    );
+    let logs = logs_of(&chosen.checkpoint, incarnation);
     let mut applied = Applied::new(logs, replay.clone(), chosen.checkpoint.snapshot_at, incarnation);
     let whole = whole_files(&io, &shape).await?;
     let reader = RingReader::new(io.clone(), shape, whole.clone());
@@ -103,6 +95,15 @@ pub(crate) async fn open(
         ballast,
     });
     Ok((store, report))
+}
+
+/// The index as the checkpoint has it, with the epochs of a process of `incarnation`.
+fn logs_of(checkpoint: &Checkpoint, incarnation: u32) -> PartitionLogs {
+    let mut partitions = checkpoint.partitions.clone();
+    for state in &mut partitions {
+        state.epoch = state.epoch.saturating_add(incarnation - checkpoint.incarnation);
+    }
+    PartitionLogs::from_checkpoint(&partitions, &checkpoint.retired_segments, &checkpoint.retired_partitions)
 }
 
 async fn read_whole(io: &ScriptIo, file: FileId) -> Result<bytes::Bytes, IoFault> {
