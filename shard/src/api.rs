@@ -26,8 +26,8 @@ pub struct CallContext {
 pub enum Call {
     Append(Append),
     Read(Read),
-    /// Answered with [`Reply::Offset`]; for a time, with [`Reply::Frames`] of the one frame that holds the record (or of
-    /// none): the gateway looks into the body, the engine never does.
+    /// Answered with [`Reply::Offset`]; for a time, with [`Reply::Frames`] of the one frame that holds the
+    /// record (or of none): the gateway looks into the body, the engine never does.
     OffsetFor {
         partition: PartitionId,
         at: OffsetAt,
@@ -40,8 +40,8 @@ pub enum Call {
         partition: PartitionId,
         cursor: String,
     },
-    /// Answered with [`Reply::Cursor`]: where the cursor is, which is further on than `offset` if it was there before
-    /// and this is no reset.
+    /// Answered with [`Reply::Cursor`]: where the cursor is, which is further on than `offset` if it was
+    /// there before and this is no reset.
     CursorSet {
         partition: PartitionId,
         cursor: String,
@@ -101,8 +101,8 @@ impl Call {
     }
 }
 
-/// One batch for one partition. The gateway has checked the format's shape; the engine checks body length, checksum,
-/// sequence and limits.
+/// One batch for one partition. The gateway has checked the format's shape; the engine checks body length,
+/// checksum, sequence and limits.
 #[derive(Clone, Debug)]
 pub struct Append {
     pub partition: PartitionId,
@@ -152,7 +152,8 @@ pub enum Reply {
     Done,
 }
 
-/// What a read returns: committed frames in offset order, sharing the buffers they were written from or read into.
+/// What a read returns: committed frames in offset order, sharing the buffers they were written from or read
+/// into.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Frames {
     pub frames: Vec<StoredFrame>,
@@ -200,8 +201,8 @@ pub type Replying = Pin<Box<dyn Future<Output = Result<Reply, Refusal>>>>;
 
 /// The handle a gateway holds. `Rc`, not `Arc`: it belongs to the shard its connection lives on.
 pub trait Broker {
-    /// Submits `call` *before returning*, to this shard's engine or to the mailbox of the shard that owns it, so that
-    /// two calls of one connection keep their order; the future only waits for the reply.
+    /// Submits `call` *before returning*, to this shard's engine or to the mailbox of the shard that owns it,
+    /// so that two calls of one connection keep their order; the future only waits for the reply.
     fn call(&self, context: &CallContext, call: Call) -> Replying;
 
     /// Where a client that came in through the listener `listener` finds the native port of `shard`.
@@ -226,8 +227,8 @@ pub struct CallToken(pub u64);
 pub enum Answer {
     /// Tell the caller.
     Reply(CallToken, Result<Reply, Refusal>),
-    /// Fetch committed frames `[from, upto)` from storage, at most `bytes_max` but at least one frame, then tell the
-    /// caller. A wait that ended without records has `from == upto`: reply with no frames.
+    /// Fetch committed frames `[from, upto)` from storage, at most `bytes_max` but at least one frame, then
+    /// tell the caller. A wait that ended without records has `from == upto`: reply with no frames.
     Fetch {
         token: CallToken,
         partition: PartitionId,
@@ -236,7 +237,7 @@ pub enum Answer {
         bytes_max: u32,
         log_start: Offset,
     },
-    /// Find the first committed frame below `upto` whose `timestamp_max` is at or after `time` and tell the caller with
-    /// [`Reply::Frames`] of that one frame; no frame and `next_offset = upto` if there is none.
+    /// Find the first committed frame below `upto` whose `timestamp_max` is at or after `time` and tell the
+    /// caller with [`Reply::Frames`] of that one frame; no frame and `next_offset = upto` if there is none.
     FindTime { token: CallToken, partition: PartitionId, time: i64, upto: Offset },
 }

@@ -61,7 +61,8 @@ impl Engine {
         }
     }
 
-    /// The write-ahead log failed: what is staged and not durable is refused, the shard is read-only from now on.
+    /// The write-ahead log failed: what is staged and not durable is refused, the shard is read-only from now
+    /// on.
     pub fn fence(&mut self, log: &mut dyn Log, why: &str, now: Now) {
         if self.fenced.is_some() {
             return;

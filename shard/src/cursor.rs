@@ -1,8 +1,8 @@
 //! Durable named cursors of one partition: the next offset a reader wants. Owns their rules; the calls are in
 //! `calls::cursor`.
 //!
-//! **Invariant**: without a reset a cursor never moves back, neither while staged nor over a restart, and nobody is
-//! told a position that is not durable.
+//! **Invariant**: without a reset a cursor never moves back, neither while staged nor over a restart, and
+//! nobody is told a position that is not durable.
 
 use std::collections::BTreeMap;
 

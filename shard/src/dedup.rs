@@ -1,9 +1,10 @@
-//! Producers of one partition and the batches they sent last: what is new, what is a retry, what is out of order.
+//! Producers of one partition and the batches they sent last: what is new, what is a retry, what is out of
+//! order.
 //!
 //! Sequences are checked against what is *staged*; a retry is answered with what is *durable*.
 //!
-//! **Invariant**: a batch that is not durable yet is always remembered. So "older than what is remembered" means
-//! "stored for good", and may be said to a producer as such.
+//! **Invariant**: a batch that is not durable yet is always remembered. So "older than what is remembered"
+//! means "stored for good", and may be said to a producer as such.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -171,8 +172,9 @@ impl Producers {
         before - self.by_id.len()
     }
 
-    /// Makes room for one more producer if the partition is at its bound: the sixteenth that was silent longest is
-    /// forgotten, so that the search is paid once for many. Returns how many, or `None` if there is no room.
+    /// Makes room for one more producer if the partition is at its bound: the sixteenth that was silent
+    /// longest is forgotten, so that the search is paid once for many. Returns how many, or `None` if there
+    /// is no room.
     pub(crate) fn make_room(&mut self, durable: Lsn) -> Option<usize> {
         if self.by_id.len() < PARTITION_PRODUCERS_MAX {
             return Some(0);

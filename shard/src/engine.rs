@@ -1,5 +1,5 @@
-//! The engine itself: one per shard. Owns its parts and the order in which calls reach them; each subject has its own
-//! module, the calls are in `calls`.
+//! The engine itself: one per shard. Owns its parts and the order in which calls reach them; each subject has
+//! its own module, the calls are in `calls`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -156,8 +156,8 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// An empty engine. On start-up: `recover` (if there is a snapshot), then `replay_frame`/`replay_note` in log order,
-    /// then `finish_recovery`, also for a log that is empty; only then `submit`.
+    /// An empty engine. On start-up: `recover` (if there is a snapshot), then `replay_frame`/`replay_note` in
+    /// log order, then `finish_recovery`, also for a log that is empty; only then `submit`.
     #[must_use]
     pub fn new(config: EngineConfig, guard: Box<dyn Guard>) -> Engine {
         Engine {
@@ -184,7 +184,8 @@ impl Engine {
         }
     }
 
-    /// Takes a call. Its answer comes out of `take_answers`, now or later, exactly once unless cancelled; also for
+    /// Takes a call. Its answer comes out of `take_answers`, now or later, exactly once unless cancelled;
+    /// also for
     /// `Acks::None`, where the gateway sends nothing.
     pub fn submit(
         &mut self,
@@ -246,7 +247,8 @@ impl Engine {
         }
     }
 
-    /// The caller is gone: a waiting read ends without an answer. Writes go on; an answer for the token may still come.
+    /// The caller is gone: a waiting read ends without an answer. Writes go on; an answer for the token may
+    /// still come.
     pub fn cancel(&mut self, token: CallToken) {
         if let Some(waiter) = self.waiters.remove(token) {
             if let Some(partition) = self.partitions.get_mut(&waiter.partition) {
@@ -301,7 +303,8 @@ impl Engine {
         std::mem::take(&mut self.answers)
     }
 
-    /// Shard 0: committed metadata commands with their index, in order, for `apply_metadata` of every other shard.
+    /// Shard 0: committed metadata commands with their index, in order, for `apply_metadata` of every other
+    /// shard.
     #[must_use]
     pub fn take_metadata(&mut self) -> Vec<(u64, Bytes)> {
         self.metadata_log.take_committed()

@@ -1,5 +1,5 @@
-//! The two questions asked before every call: may this principal do it, and has it quota left. Owns the shape of the
-//! questions; must never answer from anything but the values given.
+//! The two questions asked before every call: may this principal do it, and has it quota left. Owns the shape
+//! of the questions; must never answer from anything but the values given.
 
 use martlet_core::{Now, Refusal, TopicName};
 

@@ -1,7 +1,7 @@
 //! What the engine needs of storage. `node` implements it over the write-ahead log; tests over memory.
 //!
-//! Every method is synchronous: staging never waits. What was staged becomes durable later, in order of [`Lsn`];
-//! the caller of the engine reports it.
+//! Every method is synchronous: staging never waits. What was staged becomes durable later, in order of
+//! [`Lsn`]; the caller of the engine reports it.
 
 use bytes::Bytes;
 use martlet_core::{Epoch, FrameHeader, Lsn, Offset, PartitionId, Refusal};
@@ -48,8 +48,8 @@ pub struct SegmentFacts {
 
 /// The log of one shard.
 pub trait Log {
-    /// Whether a write of `bytes` to `partition` can be staged now. After `Ok` the next `append` or `note` of at
-    /// most that size must not fail.
+    /// Whether a write of `bytes` to `partition` can be staged now. After `Ok` the next `append` or `note` of
+    /// at most that size must not fail.
     ///
     /// # Errors
     /// `StorageFull`, `StorageFenced`, `Overloaded`, with the remedy.
@@ -64,8 +64,8 @@ pub trait Log {
     /// Makes a partition known. Idempotent. Returns its extent: empty at 0 if it is new.
     fn open_partition(&mut self, partition: PartitionId) -> Extent;
 
-    /// Bytes after which a segment of this partition is sealed, from its topic's settings. Not stored: said again
-    /// after every start. A log without segments ignores it.
+    /// Bytes after which a segment of this partition is sealed, from its topic's settings. Not stored: said
+    /// again after every start. A log without segments ignores it.
     fn set_segment_bytes(&mut self, partition: PartitionId, bytes: u64) {
         let _ = (partition, bytes);
     }

@@ -1,5 +1,5 @@
-//! The log of the metadata on shard 0, and its arrival on the others. Commands are frames of the system partition,
-//! applied when they are durable, answered then, and sent to the other shards with their index.
+//! The log of the metadata on shard 0, and its arrival on the others. Commands are frames of the system
+//! partition, applied when they are durable, answered then, and sent to the other shards with their index.
 //!
 //! **Invariant**: the indexes of applied commands have no gap; what is missing is never guessed.
 

@@ -1,4 +1,5 @@
-//! One partition as the engine knows it. What must survive a restart is in [`Memory`]; the rest is made again.
+//! One partition as the engine knows it. What must survive a restart is in [`Memory`]; the rest is made
+//! again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Writes that are staged and not durable, in the order of the log, with those who wait for them. Owns the memory
-//! bound of staged bytes.
+//! Writes that are staged and not durable, in the order of the log, with those who wait for them. Owns the
+//! memory bound of staged bytes.
 
 use std::collections::VecDeque;
 

@@ -1,8 +1,8 @@
-//! Start-up: from a snapshot and what came after it in the log to an engine that serves. Also which partitions are
-//! open on this shard.
+//! Start-up: from a snapshot and what came after it in the log to an engine that serves. Also which
+//! partitions are open on this shard.
 //!
-//! **Invariant**: a partition is dropped only if the metadata knows that it was deleted. One the metadata has never
-//! heard of is left alone and reported: metadata that is too old must not cost data.
+//! **Invariant**: a partition is dropped only if the metadata knows that it was deleted. One the metadata has
+//! never heard of is left alone and reported: metadata that is too old must not cost data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,8 +33,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A frame after the snapshot. `body` is needed for frames of format METADATA only, else it may be empty. What is
-    /// known already is ignored.
+    /// A frame after the snapshot. `body` is needed for frames of format METADATA only, else it may be empty.
+    /// What is known already is ignored.
     pub fn replay_frame(&mut self, header: &FrameHeader, body: &[u8]) {
         let memory = self.recovered.entry(PartitionId(header.partition)).or_default();
         if header.base_offset < memory.next_offset {
@@ -72,8 +72,9 @@ impl Engine {
         }
     }
 
-    /// Opens partitions that are missing in the log, drops those whose topic is deleted. On shard 0 the metadata is
-    /// complete after this and `take_metadata` begins with all of it; the other shards wait for their first
+    /// Opens partitions that are missing in the log, drops those whose topic is deleted. On shard 0 the
+    /// metadata is complete after this and `take_metadata` begins with all of it; the other shards wait for
+    /// their first
     /// `apply_metadata`.
     pub fn finish_recovery(&mut self, log: &mut dyn Log, now: Now) -> Recovered {
         self.durable = log.durable();
@@ -144,6 +145,12 @@ impl Engine {
         }
         let extent = log.open_partition(id);
         log.set_segment_bytes(id, segment_bytes.unwrap_or(SEGMENT_BYTES_DEFAULT));
+        #[cfg(feature = "planted-bugs")]
+        let extent = crate::log::Extent {
+            next_offset: extent.next_offset
+                - u64::from(self.config.planted.reuse_offset && extent.next_offset > 1),
+            ..extent
+        };
         let memory = self.recovered.remove(&id).unwrap_or_default();
         let partition = Partition::new(topic, extent, memory);
         self.producer_count += partition.memory.producers.len();

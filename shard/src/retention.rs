@@ -1,5 +1,5 @@
-//! What is forgotten: old segments by age and size, silent producers, deleted partitions. Looks at a bounded number
-//! of partitions a turn.
+//! What is forgotten: old segments by age and size, silent producers, deleted partitions. Looks at a bounded
+//! number of partitions a turn.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -64,8 +64,8 @@ impl Engine {
         }
     }
 
-    /// Keeps the producers of all partitions under their bound: the sixteenth that was silent longest is forgotten.
-    /// False if there is no room.
+    /// Keeps the producers of all partitions under their bound: the sixteenth that was silent longest is
+    /// forgotten. False if there is no room.
     pub(crate) fn make_room_on_shard(&mut self) -> bool {
         if self.producer_count < SHARD_PRODUCERS_MAX {
             return true;
@@ -125,8 +125,8 @@ impl Engine {
     }
 }
 
-/// Where the log may begin: behind every segment that is too old, or that is not needed to hold the size that is kept.
-/// An unsealed segment goes only by age, and only if all of it is committed.
+/// Where the log may begin: behind every segment that is too old, or that is not needed to hold the size that
+/// is kept. An unsealed segment goes only by age, and only if all of it is committed.
 fn removable(segments: &[SegmentFacts], settings: &Settings, committed: Offset, now: Now) -> Option<Offset> {
     let oldest = settings
         .retention_time_ms

@@ -1,5 +1,5 @@
-//! Settings of a topic: one table of keys with defaults, ranges and text forms. Owns how a setting is written and
-//! read by people; must never be consulted for anything but topics.
+//! Settings of a topic: one table of keys with defaults, ranges and text forms. Owns how a setting is written
+//! and read by people; must never be consulted for anything but topics.
 
 use std::time::Duration;
 
@@ -42,10 +42,12 @@ pub const KEYS: [&str; 5] = ["acks", "batch_bytes_max", "retention_bytes", "rete
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 impl Settings {
-    /// Defaults changed by `overrides`, later ones winning. The value `default` takes a key back to its default.
+    /// Defaults changed by `overrides`, later ones winning. The value `default` takes a key back to its
+    /// default.
     ///
     /// # Errors
-    /// `InvalidArgument` for an unknown key, naming the nearest one, or a value out of its range, naming the range.
+    /// `InvalidArgument` for an unknown key, naming the nearest one, or a value out of its range, naming the
+    /// range.
     pub fn with<'a>(overrides: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Settings, Refusal> {
         let mut settings = Settings::default();
         for (key, value) in overrides {

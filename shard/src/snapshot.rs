@@ -1,5 +1,6 @@
-//! The engine's state as bytes, for checkpoints: versioned and compact. Storage keeps it with a checksum; it is
-//! still read with care. Also how the states of several logs are dealt out anew when the number of shards changes.
+//! The engine's state as bytes, for checkpoints: versioned and compact. Storage keeps it with a checksum; it
+//! is still read with care. Also how the states of several logs are dealt out anew when the number of shards
+//! changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,8 +78,8 @@ fn read(bytes: &[u8]) -> Result<Snapshot, CodecError> {
 }
 
 impl Engine {
-    /// Everything the engine must know besides frames and notes staged after this moment. It holds what is staged: it
-    /// may become the recovery point only once everything staged before it is durable.
+    /// Everything the engine must know besides frames and notes staged after this moment. It holds what is
+    /// staged: it may become the recovery point only once everything staged before it is durable.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
         let metadata = (self.config.shard == ShardId(0)).then_some(&self.metadata);
@@ -106,9 +107,9 @@ pub fn slots(snapshots: &[Vec<u8>]) -> Result<SlotTable, Refusal> {
     Ok(newest_metadata(&decode_all(snapshots.iter())?).map(|state| state.slots().clone()).unwrap_or_default())
 }
 
-/// Deals the states of all logs out to `shards` shards: each partition's to its owner, the metadata to shard 0. One
-/// snapshot a shard, by shard number. Partitions that no log claims (they have cursors or producers and no frames)
-/// come from wherever they are.
+/// Deals the states of all logs out to `shards` shards: each partition's to its owner, the metadata to shard
+/// 0. One snapshot a shard, by shard number. Partitions that no log claims (they have cursors or producers
+/// and no frames) come from wherever they are.
 ///
 /// # Errors
 /// A snapshot cannot be read.

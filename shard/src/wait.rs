@@ -117,7 +117,8 @@ impl ParkedCalls {
         self.bytes = self.calls.iter().map(|parked| parked.bytes).sum();
     }
 
-    /// One whose time has come. Deadlines do not quite grow along the queue: a call parked again keeps its own.
+    /// One whose time has come. Deadlines do not quite grow along the queue: a call parked again keeps its
+    /// own.
     pub(crate) fn pop_due(&mut self, now: Instant) -> Option<Parked> {
         let at = self.calls.iter().position(|parked| parked.deadline <= now)?;
         let parked = self.calls.remove(at)?;

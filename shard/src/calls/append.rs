@@ -37,6 +37,8 @@ impl Engine {
             match partition.memory.producers.check(sequence) {
                 Verdict::New => {}
                 Verdict::Retry(stored) => return self.answer_retry(token, acks, stored),
+                // What was staged is forgotten then, so nothing can be said about sequences after it.
+                Verdict::Refused(_) if self.fenced.is_some() => return self.check_writable(0).map(|()| None),
                 Verdict::Refused(refusal) => return Err(refusal),
             }
         }

@@ -53,11 +53,13 @@ impl Engine {
                 format!("offset {offset} is not readable yet: the end is {}", partition.committed),
             ));
         }
+        // What was removed cannot be read: a cursor below the log start is at the log start for everybody.
+        let (offset, log_start) = (offset.max(partition.log_start), partition.log_start);
         let cursors = &partition.memory.cursors;
         if let Some(cursor) = cursors.get(name) {
             let is_behind = cursor.staged.is_some_and(|staged| staged > offset) && !is_reset;
             if is_behind || cursor.staged == Some(offset) {
-                let position = cursor.staged;
+                let position = cursor.staged.map(|staged| staged.max(log_start));
                 return self.answer_standing(token, cursor.lsn, position);
             }
         } else if cursors.len() >= PARTITION_CURSORS_MAX {
@@ -117,6 +119,11 @@ impl Engine {
         let lsn = log.note(NoteKind::Cursor, &payload);
         partition.memory.cursors.stage(note.name, note.offset, lsn);
         self.counters.cursor_changes += 1;
+        #[cfg(feature = "planted-bugs")]
+        if self.config.planted.cursor_before_flush {
+            partition.memory.cursors.settle(note.name, note.offset, lsn);
+            return Ok(Some(Reply::Cursor { offset: note.offset }));
+        }
         self.queue.push(Pending {
             lsn,
             partition: note.partition,

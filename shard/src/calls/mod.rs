@@ -1,5 +1,5 @@
-//! The calls, by subject. Each passes the guard first, then its own checks, and changes state only when nothing can
-//! refuse it any more.
+//! The calls, by subject. Each passes the guard first, then its own checks, and changes state only when
+//! nothing can refuse it any more.
 
 mod append;
 mod cursor;

@@ -1,5 +1,5 @@
-//! Producer ids. They are taken from the metadata in durable blocks; what is left of a block at a restart is lost,
-//! so that no id is ever given twice.
+//! Producer ids. They are taken from the metadata in durable blocks; what is left of a block at a restart is
+//! lost, so that no id is ever given twice.
 
 use martlet_core::limits::{PRODUCER_IDS_BLOCK, PRODUCER_OPENS_PENDING_MAX};
 use martlet_core::{ErrorCode, Now, ProducerId, Refusal};

@@ -80,8 +80,8 @@ impl Engine {
         Ok(Some(Reply::Topics(self.metadata.list(prefix, after, count as usize))))
     }
 
-    /// From the random bits of the process, the wall clock and the command's index: two of one process differ by the
-    /// index, two of different processes by the bits.
+    /// From the random bits of the process, the wall clock and the command's index: two of one process differ
+    /// by the index, two of different processes by the bits.
     fn new_topic_id(&self, now: Now) -> TopicId {
         let mix = |mut word: u64| {
             word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

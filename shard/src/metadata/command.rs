@@ -1,5 +1,6 @@
-//! Commands of the metadata and their bytes. One versioned enum: the log of the system partition now, a consensus
-//! log later, same bytes. A change of shape is a new version or a new tag; a tag is never used twice.
+//! Commands of the metadata and their bytes. One versioned enum: the log of the system partition now, a
+//! consensus log later, same bytes. A change of shape is a new version or a new tag; a tag is never used
+//! twice.
 
 use martlet_core::{ShardId, SlotId, TopicId, TopicName};
 
@@ -8,7 +9,8 @@ use crate::metadata::State;
 
 const VERSION: u8 = 1;
 
-/// A change of the metadata. Everything that must be the same on every copy is in it or in the state before it.
+/// A change of the metadata. Everything that must be the same on every copy is in it or in the state before
+/// it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     TopicCreate {

@@ -1,5 +1,6 @@
-//! The metadata: topics, where their partitions live, which ids are taken. A pure state machine: the same commands
-//! in the same order give the same state everywhere. Must never read a clock or draw a random number.
+//! The metadata: topics, where their partitions live, which ids are taken. A pure state machine: the same
+//! commands in the same order give the same state everywhere. Must never read a clock or draw a random
+//! number.
 
 mod command;
 
@@ -121,8 +122,8 @@ impl State {
         self.topics.values().flat_map(|topic| topic.partitions.iter().copied()).collect()
     }
 
-    /// Full names of topics after `after`, in order, at most `count_max`. `prefix` is matched against the full name, and
-    /// for topics of the default namespace against the short one too.
+    /// Full names of topics after `after`, in order, at most `count_max`. `prefix` is matched against the
+    /// full name, and for topics of the default namespace against the short one too.
     #[must_use]
     pub fn list(&self, prefix: &str, after: &str, count_max: usize) -> Vec<String> {
         let mut names: Vec<String> =

@@ -1,3 +1,5 @@
+//! The state machine of topics and ids, by itself.
+
 use super::*;
 
 fn name(text: &str) -> TopicName {

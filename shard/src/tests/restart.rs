@@ -223,7 +223,8 @@ impl World {
         }
     }
 
-    /// The log holds every answered batch once, where it was said to be; cursors are where they were said to be.
+    /// The log holds every answered batch once, where it was said to be; cursors are where they were said to
+    /// be.
     fn check(&mut self) {
         for ((producer, partition), sent) in &self.sent {
             let frames = self.bench.log.frames(self.partitions[*partition]);
@@ -301,7 +302,7 @@ fn states_are_dealt_out_anew_when_the_number_of_shards_changes() {
         bench.call(set).unwrap();
     }
     let one = LogState { snapshot: bench.engine.snapshot(), partitions: ids.iter().copied().collect() };
-    let three = redistribute(&[one.clone()], 3).unwrap();
+    let three = redistribute(std::slice::from_ref(&one), 3).unwrap();
     let mut held = 0;
     for (shard, snapshot) in three.iter().enumerate() {
         let mut engine =

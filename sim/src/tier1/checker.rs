@@ -1,9 +1,9 @@
-//! What must be true, from the outside: every batch, cursor, topic and id that was promised, and what was seen of
-//! them since.
+//! What must be true, from the outside: every batch, cursor, topic and id that was promised, and what was
+//! seen of them since.
 //!
-//! Two kinds of faults are kept apart. After crashes, failed requests and full disks *everything* promised is there.
-//! After damage to the medium what the damaged writes held may be missing: reported, never served wrong, the rest
-//! readable.
+//! Two kinds of faults are kept apart. After crashes, failed requests and full disks *everything* promised is
+//! there. After damage to the medium what the damaged writes held may be missing: reported, never served
+//! wrong, the rest readable.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,7 +57,8 @@ pub(crate) struct Checker {
     pub(crate) stored: BTreeSet<u64>,
     /// Batches that damage may have cost.
     pub(crate) may_be_lost: BTreeSet<u64>,
-    /// The newest flush of a ring was damaged: its loss looks like a torn write, offsets after it start again.
+    /// The newest flush of a ring was damaged: its loss looks like a torn write, offsets after it start
+    /// again.
     pub(crate) is_tail_damaged: bool,
     /// Damage hit notes or metadata: cursors and topics may be older, if that was reported.
     pub(crate) is_state_loose: bool,
@@ -103,7 +104,9 @@ impl Checker {
             && *other != number
             && base + u64::from(self.batches[*other as usize].count) > offset
         {
-            return Err(format!("batch {number} at {offset} of partition {id} overlaps batch {other} at {base}"));
+            return Err(format!(
+                "batch {number} at {offset} of partition {id} overlaps batch {other} at {base}"
+            ));
         }
         known.at.insert(offset, number);
         known.end = known.end.max(end);
@@ -111,7 +114,12 @@ impl Checker {
     }
 
     /// A frame was served: it is what was sent, and it was nowhere else before.
-    pub(crate) fn serve(&mut self, partition: PartitionId, header: &[u8], body: &[u8]) -> Result<FrameHeader, String> {
+    pub(crate) fn serve(
+        &mut self,
+        partition: PartitionId,
+        header: &[u8],
+        body: &[u8],
+    ) -> Result<FrameHeader, String> {
         let header =
             FrameHeader::decode(header).map_err(|error| format!("a bad frame header was served: {error}"))?;
         if PartitionId(header.partition) != partition {
@@ -133,7 +141,8 @@ impl Checker {
         Ok(header)
     }
 
-    /// A whole partition was read: `seen` are the base offsets of its frames, `holes` what was reported as damaged.
+    /// A whole partition was read: `seen` are the base offsets of its frames, `holes` what was reported as
+    /// damaged.
     pub(crate) fn judge(
         &mut self,
         id: PartitionId,
@@ -143,7 +152,8 @@ impl Checker {
     ) -> Verdict {
         let may_be_lost = std::mem::take(&mut self.may_be_lost);
         let known = self.partitions.entry(id).or_default();
-        if log_start > known.log_start && !known.is_retained {
+        // A flush that was lost whole moves every log up, so that no offset is used again.
+        if log_start > known.log_start && !known.is_retained && !self.is_state_loose {
             return Err(format!("the log of {id} begins at {log_start} and nothing may be removed from it"));
         }
         known.log_start = log_start;
@@ -179,7 +189,9 @@ impl Checker {
             let batch = &self.batches[number as usize];
             let is_lost = batch.partition == id && batch.offset.is_none();
             if is_lost && !is_retained && !may_be_lost.contains(&number) {
-                return Err(format!("batch {number} of partition {id} was said to be stored and is not there"));
+                return Err(format!(
+                    "batch {number} of partition {id} was said to be stored and is not there"
+                ));
             }
         }
         self.may_be_lost = may_be_lost;

@@ -1,5 +1,5 @@
-//! Clients of a seed: producers that retry, readers, cursors, topics that come and go. They act on what they were
-//! told and hand every promise to the checker.
+//! Clients of a seed: producers that retry, readers, cursors, topics that come and go. They act on what they
+//! were told and hand every promise to the checker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,13 +23,30 @@ const TOPICS: usize = 3;
 /// What a call was for.
 #[derive(Clone, Debug)]
 pub(crate) enum Job {
-    Produce { stream: usize, number: u64 },
+    Produce {
+        stream: usize,
+        number: u64,
+    },
     /// Without deduplication.
-    Plain { number: u64, is_durable: bool },
-    Open { partition: PartitionId },
-    Read { partition: PartitionId, from: Offset },
-    Cursor { key: (PartitionId, u8), asked: Option<Offset>, may_go_back: bool },
-    Topic { name: usize },
+    Plain {
+        number: u64,
+        is_durable: bool,
+    },
+    Open {
+        partition: PartitionId,
+    },
+    Read {
+        partition: PartitionId,
+        from: Offset,
+    },
+    Cursor {
+        key: (PartitionId, u8),
+        asked: Option<Offset>,
+        may_go_back: bool,
+    },
+    Topic {
+        name: usize,
+    },
     Look,
     /// The world itself waits for the answer.
     Ask,
@@ -81,8 +98,9 @@ impl Clients {
     }
 
     fn topic_of(&self, id: PartitionId) -> Option<&TopicKnown> {
-        let holds =
-            |topic: &&TopicKnown| topic.partitions.as_ref().is_some_and(|partitions| partitions.contains(&id));
+        let holds = |topic: &&TopicKnown| {
+            topic.partitions.as_ref().is_some_and(|partitions| partitions.contains(&id))
+        };
         self.topics.iter().find(holds)
     }
 }
@@ -267,7 +285,7 @@ impl World {
             },
             Job::Open { partition } => {
                 if let Ok(Reply::Producer { producer, .. }) = result {
-                    if !self.checker.producers.insert(producer.0) {
+                    if !self.checker.producers.insert(producer.0) && !self.checker.is_state_loose {
                         return Err(format!("producer id {producer} was given twice"));
                     }
                     self.clients.streams.push(Stream {
@@ -302,8 +320,8 @@ impl World {
             Job::Cursor { key, .. } => Some(key.0),
             Job::Topic { .. } | Job::Look | Job::Ask => None,
         };
-        let is_stable = partition
-            .is_some_and(|id| self.clients.topic_of(id).is_some_and(|topic| !topic.is_asked));
+        let is_stable =
+            partition.is_some_and(|id| self.clients.topic_of(id).is_some_and(|topic| !topic.is_asked));
         let is_wrong = match refusal.code {
             Internal | ErrorCode::CorruptBatch | ErrorCode::ProducerFenced | NotOwner => true,
             StorageFull => self.plan.kind != Kind::Full,
@@ -338,7 +356,9 @@ impl World {
                 ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer => {
                     let is_known = refusal.code == ErrorCode::UnknownProducer && stream.has_promise;
                     if (is_oldest || is_known) && is_strict {
-                        return Err(format!("the oldest batch {number} of {stream:?} was refused: {refusal}"));
+                        return Err(format!(
+                            "the oldest batch {number} of {stream:?} was refused: {refusal}"
+                        ));
                     }
                     stream.is_dead |= is_oldest || is_known;
                 }
@@ -461,7 +481,11 @@ impl World {
             }
             ReadEnd::OutOfRange { log_start, next_offset } => {
                 let is_fine = may_be_trimmed || self.checker.is_state_loose;
-                if is_fine { Ok(()) } else { Err(format!("{from:?} of {partition} is not in {log_start}..{next_offset}")) }
+                if is_fine {
+                    Ok(())
+                } else {
+                    Err(format!("{from:?} of {partition} is not in {log_start}..{next_offset}"))
+                }
             }
         }
     }
@@ -471,9 +495,12 @@ impl World {
         for name in 0..TOPICS {
             let Some(topic) = topic_name(name) else { continue };
             let found = match self.ask(Call::TopicDescribe { name: topic })? {
-                Ok(Reply::Topic(view)) => Some(view.partitions.into_iter().map(|(id, _)| id).collect::<Vec<_>>()),
+                Ok(Reply::Topic(view)) => {
+                    Some(view.partitions.into_iter().map(|(id, _)| id).collect::<Vec<_>>())
+                }
                 Ok(other) => return Err(format!("a topic was described as {other:?}")),
-                Err(_) => None,
+                Err(refusal) if refusal.code == ErrorCode::UnknownTopic => None,
+                Err(refusal) => return Err(format!("a topic cannot be described: {refusal}")),
             };
             let known = &mut self.clients.topics[name];
             if found != known.partitions && !known.is_asked && !self.checker.is_state_loose {
@@ -492,5 +519,6 @@ impl World {
 }
 
 fn header_partition(header: &[u8]) -> PartitionId {
-    martlet_core::FrameHeader::decode(header).map_or(PartitionId(u64::MAX), |header| PartitionId(header.partition))
+    martlet_core::FrameHeader::decode(header)
+        .map_or(PartitionId(u64::MAX), |header| PartitionId(header.partition))
 }

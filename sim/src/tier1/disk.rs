@@ -1,5 +1,6 @@
-//! A disk as values: files of sectors, names that are not durable by themselves, and everything that can go wrong
-//! with them. It knows nothing of the log; it only remembers which of the checker's batches each write held.
+//! A disk as values: files of sectors, names that are not durable by themselves, and everything that can go
+//! wrong with them. It knows nothing of the log; it only remembers which of the checker's batches each write
+//! held.
 
 use std::collections::{BTreeMap, BTreeSet};
 

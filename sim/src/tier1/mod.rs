@@ -1,8 +1,8 @@
-//! Tier 1: shards without executor. Engines and logs, which are both pure, on a disk that is a value; many small
-//! seeds, each a few lives long.
+//! Tier 1: shards without executor. Engines and logs, which are both pure, on a disk that is a value; many
+//! small seeds, each a few lives long.
 //!
-//! Owns its disk, its clients and its checker. Must never use a clock, a thread's timing or a hash order: a seed is
-//! the whole of its world.
+//! Owns its disk, its clients and its checker. Must never use a clock, a thread's timing or a hash order: a
+//! seed is the whole of its world.
 
 mod body;
 mod checker;
@@ -23,7 +23,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[cfg(feature = "planted-bugs")]
-pub use planted::planted;
+pub use planted::{Caught, PlantedReport, planted};
 
 use table::Table;
 use world::{Outcome, World};
@@ -99,7 +99,11 @@ fn run_seed(seed: u64) -> Result<Outcome, Failure> {
 }
 
 fn run_world(seed: u64, make: impl FnOnce() -> World) -> Result<Outcome, Failure> {
-    let caught = catch_unwind(AssertUnwindSafe(|| make().run()));
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        let world = make();
+        let plan = world.plan.clone();
+        world.run().map_err(|what| format!("{what}\n  {plan:?}"))
+    }));
     let what = match caught {
         Ok(Ok(outcome)) => return Ok(outcome),
         Ok(Err(what)) => what,
@@ -112,15 +116,19 @@ fn run_world(seed: u64, make: impl FnOnce() -> World) -> Result<Outcome, Failure
     Err(Failure { seed, what })
 }
 
-/// Runs seeds on as many threads as there are cores, until one has failed `failures_max` times.
+/// Runs seeds on `threads` threads, until one of them has met `failures_max` failures.
 #[must_use]
-pub fn run(seeds: Range<u64>, failures_max: usize, progress: &(dyn Fn(u64) + Sync)) -> Summary {
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+pub fn run(
+    seeds: Range<u64>,
+    threads: usize,
+    failures_max: usize,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Summary {
     let next = AtomicU64::new(seeds.start);
     let is_enough = AtomicBool::new(false);
     let total = Mutex::new(Summary::default());
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..threads.max(1) {
             scope.spawn(|| {
                 let mut own = Summary::default();
                 while !is_enough.load(Ordering::Relaxed) {
@@ -154,7 +162,7 @@ pub fn run(seeds: Range<u64>, failures_max: usize, progress: &(dyn Fn(u64) + Syn
 mod tests {
     #[test]
     fn a_thousand_seeds_keep_every_promise() {
-        let summary = super::run(0..1_000, 1, &|_| {});
+        let summary = super::run(0..1_000, 2, 1, &|_| {});
         assert!(summary.failures.is_empty(), "{}", summary.report());
     }
 

@@ -36,6 +36,7 @@ pub(crate) struct Plan {
     pub(crate) ring_files: u32,
     pub(crate) segment_bytes: u64,
     pub(crate) tail_cache_bytes: usize,
+    pub(crate) settle_eager_bytes_min: u64,
     /// Largest body.
     pub(crate) body_bytes_max: u64,
     #[cfg(feature = "planted-bugs")]
@@ -65,12 +66,29 @@ impl Plan {
             ring_file_bytes: if dice.once_in(2) { 32 * 1024 } else { 64 * 1024 },
             ring_files: files,
             segment_bytes: 16 * 1024 << dice.below(3),
+            settle_eager_bytes_min: if dice.once_in(2) { 8 * 1024 } else { u64::MAX },
             tail_cache_bytes: if dice.once_in(2) { 0 } else { 32 * 1024 },
             body_bytes_max: if dice.once_in(3) { 200 } else { 5000 },
             #[cfg(feature = "planted-bugs")]
             planted_store: martlet_wal::config::PlantedBugs::default(),
             #[cfg(feature = "planted-bugs")]
             planted_engine: martlet_shard::engine::PlantedBugs::default(),
+        }
+    }
+
+    /// Prepares a fault that the start of a life will meet.
+    pub(crate) fn arm_start(&mut self, disk: &mut Disk, dice: &mut Dice, life: u64) {
+        match self.kind {
+            Kind::Eio if dice.once_in(3) => {
+                let place = *dice.pick(&ALL_PLACES).unwrap_or(&Place::Ring);
+                disk.eio = Some((place, !dice.once_in(3), dice.below(3) as u32));
+            }
+            Kind::Full if dice.once_in(3) => disk.capacity = Some(disk.used() + dice.below(128 * 1024)),
+            Kind::Misdirect if life > 0 && self.place == Place::Superblock => {
+                disk.misdirect = Some((self.place, 0));
+                self.kind = Kind::Damaged;
+            }
+            _ => {}
         }
     }
 
@@ -83,7 +101,7 @@ impl Plan {
                 disk.eio = Some((place, !dice.once_in(3), left));
             }
             Kind::Full => disk.capacity = Some(disk.used() + dice.below(128 * 1024)),
-            Kind::Misdirect if life == 0 || dice.once_in(2) => {
+            Kind::Misdirect if self.place != Place::Superblock && (life == 0 || dice.once_in(2)) => {
                 let left = dice.below(if self.place == Place::Ring { 40 } else { 4 }) as u32;
                 disk.misdirect = Some((self.place, left));
                 self.kind = Kind::Damaged;

@@ -1,5 +1,5 @@
-//! One shard of the model: an engine on a store, without executor. Owns the seam between the two and the requests
-//! under way.
+//! One shard of the model: an engine on a store, without executor. Owns the seam between the two and the
+//! requests under way.
 
 use std::collections::BTreeMap;
 

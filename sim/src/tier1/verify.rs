@@ -41,7 +41,10 @@ impl World {
         while walk.next < committed {
             match self.ask_frames(at, id, (walk.next, committed))? {
                 ReadEnd::Frames(frames) if frames.is_empty() => {
-                    return Err(format!("nothing is read at {} of {id}, which ends at {committed}", walk.next));
+                    return Err(format!(
+                        "nothing is read at {} of {id}, which ends at {committed}",
+                        walk.next
+                    ));
                 }
                 ReadEnd::Frames(frames) => {
                     for frame in frames {

@@ -1,4 +1,5 @@
-//! One seed: shards on a disk, clients, faults, lives. Owns the order of events, which follows from the seed alone.
+//! One seed: shards on a disk, clients, faults, lives. Owns the order of events, which follows from the seed
+//! alone.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -91,6 +92,7 @@ impl World {
         let lives = 2 + self.dice.below(3);
         for life in 0..lives {
             self.outcome.lives += 1;
+            self.plan.arm_start(&mut self.disk, &mut self.dice, life);
             self.start()?;
             if self.is_over {
                 break;
@@ -121,6 +123,7 @@ impl World {
             settle_run_bytes_min: 2048,
             settle_job_bytes_max: 16 * 1024,
             settle_in_flight_bytes_max: 32 * 1024,
+            settle_eager_bytes_min: self.plan.settle_eager_bytes_min,
             segment_bytes: self.plan.segment_bytes,
             ballast_bytes: 16 * 1024,
             mark_after: Duration::from_millis(10),
@@ -226,17 +229,24 @@ impl World {
                     ReplayItem::Snapshot(bytes) if bytes.is_empty() => {}
                     ReplayItem::Snapshot(bytes) => {
                         let recovered = engine.recover(&bytes);
-                        assert!(recovered.is_ok(), "a snapshot that passed its checksum is read: {recovered:?}");
+                        assert!(
+                            recovered.is_ok(),
+                            "a snapshot that passed its checksum is read: {recovered:?}"
+                        );
                     }
                     ReplayItem::Frame(header, body) => engine.replay_frame(&header, &body),
                     ReplayItem::Note(kind, payload) => engine.replay_note(kind, &payload),
                 }
             }
             if let Some(finished) = recovery.take_finished() {
-                let (store, report) = finished?;
+                let (mut store, report) = finished?;
                 self.wals[shard] = Some(store.wal());
                 if !report.damage.is_empty() || !report.holes.is_empty() {
                     self.checker.is_state_loose |= self.plan.kind.is_medium();
+                }
+                let recovered = engine.finish_recovery(&mut StoreLog(&mut store), self.now);
+                if !recovered.problems.is_empty() {
+                    assert!(self.checker.is_state_loose, "nothing was damaged: {:?}", recovered.problems);
                 }
                 return Ok(Some((store, engine)));
             }
@@ -444,7 +454,9 @@ impl World {
                 return Ok(());
             }
         }
-        Err("requests never end".to_owned())
+        let under_way = self.seats.iter().flat_map(|seat| &seat.under_way);
+        let under_way: Vec<String> = under_way.map(|under_way| describe(&under_way.request)).collect();
+        Err(format!("requests never end: {under_way:?}"))
     }
 
     /// Ends a life.
@@ -500,7 +512,14 @@ impl World {
             self.pass(Duration::from_millis(20));
         }
         // On a full disk the checkpoint may never be written; the log has everything.
-        if self.plan.kind == Kind::Full { Ok(()) } else { Err("the log does not close".to_owned()) }
+        if self.plan.kind == Kind::Full {
+            Ok(())
+        } else {
+            Err(format!(
+                "the log does not close: {:?}",
+                self.seats.iter().map(|seat| seat.store.state()).collect::<Vec<_>>()
+            ))
+        }
     }
 
     fn damage(&mut self) {
@@ -536,7 +555,12 @@ impl World {
     }
 
     /// Reads frames from `from` on until the store answers.
-    pub(crate) fn ask_frames(&mut self, at: usize, id: PartitionId, range: (Offset, Offset)) -> Result<ReadEnd, String> {
+    pub(crate) fn ask_frames(
+        &mut self,
+        at: usize,
+        id: PartitionId,
+        range: (Offset, Offset),
+    ) -> Result<ReadEnd, String> {
         let mut start = self.seats[at].store.read(id, range.0, range.1, 8 * 1024);
         for _ in 0..TURNS_MAX {
             let read = match start {
@@ -561,5 +585,15 @@ impl World {
             }
         }
         Err("a read never ends".to_owned())
+    }
+}
+
+/// A request without its bytes.
+fn describe(request: &IoRequest) -> String {
+    match request {
+        IoRequest::Write { file, offset, data, sync } => {
+            format!("write {} at {offset} of {file:?}, sync {sync}", data.len())
+        }
+        other => format!("{other:?}"),
     }
 }

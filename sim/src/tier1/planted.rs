@@ -1,0 +1,83 @@
+//! Planted bugs: each defect is switched on alone, and seeds run until one of them is caught.
+
+use super::dice::Dice;
+use super::plan::Plan;
+use super::run_world;
+use super::world::World;
+
+/// One planted bug and the seed that caught it.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    pub bug: &'static str,
+    /// The seed and what it said; `None` if no seed caught the bug.
+    pub by: Option<(u64, String)>,
+}
+
+/// What became of all planted bugs.
+#[derive(Clone, Debug, Default)]
+pub struct PlantedReport {
+    pub bugs: Vec<Caught>,
+}
+
+impl PlantedReport {
+    /// Whether each was caught.
+    #[must_use]
+    pub fn all_caught(&self) -> bool {
+        self.bugs.iter().all(|bug| bug.by.is_some())
+    }
+
+    /// One line a bug.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let line = |bug: &Caught| match &bug.by {
+            Some((seed, what)) => {
+                let what = what.lines().next().unwrap_or_default();
+                format!("planted {:<20} caught at seed {seed}: {what}", bug.bug)
+            }
+            None => format!("planted {:<20} NOT CAUGHT", bug.bug),
+        };
+        self.bugs.iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+type Switch = fn(&mut Plan);
+
+const BUGS: [(&str, Switch); 9] = [
+    ("skip_sync", |plan| plan.planted_store.skip_sync = true),
+    ("ack_before_flush", |plan| plan.planted_store.ack_before_flush = true),
+    ("skip_checksum", |plan| plan.planted_store.skip_checksum = true),
+    ("reuse_ring_early", |plan| plan.planted_store.reuse_ring_early = true),
+    ("skip_directory_sync", |plan| plan.planted_store.skip_directory_sync = true),
+    ("settle_overwrites", |plan| plan.planted_store.settle_overwrites = true),
+    ("answer_when_staged", |plan| plan.planted_engine.ack_before_flush = true),
+    ("reuse_offset", |plan| plan.planted_engine.reuse_offset = true),
+    ("cursor_before_flush", |plan| plan.planted_engine.cursor_before_flush = true),
+];
+
+/// Runs at most `seeds_max` seeds for each bug.
+#[must_use]
+pub fn planted(seeds_max: u64) -> PlantedReport {
+    let mut report = PlantedReport::default();
+    for (bug, switch) in BUGS {
+        let by = (0..seeds_max).find_map(|seed| {
+            let make = || {
+                let mut dice = Dice::new(seed);
+                let mut plan = Plan::draw(&mut dice);
+                switch(&mut plan);
+                World::with(dice, plan)
+            };
+            run_world(seed, make).err().map(|failure| (seed, failure.what))
+        });
+        report.bugs.push(Caught { bug, by });
+    }
+    report
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_planted_bug_is_caught() {
+        let report = super::planted(20_000);
+        assert!(report.all_caught(), "{}", report.report());
+    }
+}
