@@ -25,6 +25,7 @@ use crate::settings;
 pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), Failure> {
     let settings = settings::load(arguments)?;
     let logs = logs::start(&settings)?;
+    process::abort_on_panic();
     process::raise_open_files();
     let config = node_config::from_settings(&settings)?;
     info!(

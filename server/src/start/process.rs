@@ -51,3 +51,15 @@ mod tests {
         assert!(facts.threads.is_some_and(|count| count >= 1), "{facts:?}");
     }
 }
+
+/// Ends the whole process when any of its threads panics, however it was built: an assertion on the write
+/// path has found something that must not be written, and a broker without one of its shards must not seem to
+/// live.
+pub(super) fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tracing::error!("{panic}");
+        report(panic);
+        std::process::abort();
+    }));
+}
