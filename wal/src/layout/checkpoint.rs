@@ -37,6 +37,8 @@ pub enum CheckpointError {
     Checksum { found: u32, expected: u32 },
     #[error("checkpoint has an impossible field: {field}")]
     Field { field: &'static str },
+    #[error("checkpoint cannot be read: the disk fails")]
+    Unread,
 }
 
 impl From<Short> for CheckpointError {

@@ -4,6 +4,8 @@
 //! Nothing is remembered between tries but the target: frames move and segments go away while a fetch is
 //! under way, so every try looks everything up again.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use martlet_core::{FRAME_HEADER_BYTES, Offset, PartitionId};
 
@@ -64,6 +66,16 @@ impl Held {
     }
 }
 
+/// Those runs of a segment whose headers could be read, of a disk that failed other reads. Good for one read:
+/// the next one tries the disk again.
+#[derive(Clone, Debug)]
+pub(super) struct Rest {
+    pub(super) name: SegmentName,
+    /// Bytes of the segment that were looked at.
+    pub(super) covered: u64,
+    pub(super) runs: Rc<[RunEntry]>,
+}
+
 /// A fetch that the read waits for.
 type Missing = Box<(FetchKey, Fetch)>;
 
@@ -73,6 +85,7 @@ pub(super) struct Attempt<'a> {
     pub(super) cache: &'a mut RunCache,
     pub(super) shape: &'a RingShape,
     pub(super) held: &'a Held,
+    pub(super) rest: Option<&'a Rest>,
     pub(super) target: &'a mut Target,
 }
 
@@ -85,7 +98,7 @@ enum Gather {
     End(ReadEnd),
 }
 
-impl Attempt<'_> {
+impl<'a> Attempt<'a> {
     pub(super) fn run(&mut self) -> Result<ReadEnd, Missing> {
         match *self.target {
             Target::Offset { partition, from, upto, bytes_max } => {
@@ -193,11 +206,16 @@ impl Attempt<'_> {
         Box::new((FetchKey::Ring(partition, first.position), Fetch::Ring { partition, range, entries }))
     }
 
-    fn runs<'s>(&self, segment: &'s Segment, name: SegmentName) -> Result<&'s [RunEntry], Missing> {
+    fn runs<'s>(&self, segment: &'s Segment, name: SegmentName) -> Result<&'s [RunEntry], Missing>
+    where
+        'a: 's,
+    {
         let block_bytes = self.shape.block_bytes as usize;
-        match &segment.index {
-            Some(index) => Ok(index.as_slice()),
-            None => Err(Box::new((
+        let rest = self.rest.filter(|rest| rest.name == name && rest.covered == segment.length);
+        match (&segment.index, rest) {
+            (Some(index), _) => Ok(index.as_slice()),
+            (None, Some(rest)) => Ok(&rest.runs),
+            (None, None) => Err(Box::new((
                 FetchKey::Index(name),
                 Fetch::Index(IndexLoad::new(name, segment, block_bytes)),
             ))),

@@ -25,8 +25,8 @@ pub struct IndexLoad {
     walk: Walk,
     runs: Vec<RunEntry>,
     damaged: u32,
-    /// The last read failed and is tried once more before its block counts as damaged.
-    again: bool,
+    /// Runs may be missing because their headers could not be read.
+    unread: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ impl IndexLoad {
             },
             runs: Vec::new(),
             damaged: 0,
-            again: false,
+            unread: false,
         }
     }
 
@@ -73,13 +73,9 @@ impl IndexLoad {
         }
     }
 
-    /// Takes what the last request brought; `None` if it failed.
+    /// Takes what the last request brought; `None` if it failed each time it was tried.
     pub fn feed(&mut self, bytes: Option<&[u8]>) {
-        if bytes.is_none() && !self.again {
-            self.again = true;
-            return;
-        }
-        self.again = false;
+        self.unread |= bytes.is_none() && self.walk != Walk::Footer;
         match self.walk {
             Walk::Footer => self.footer(bytes),
             Walk::Header { at } => match bytes.and_then(|bytes| self.accept(bytes, at)) {
@@ -167,6 +163,13 @@ impl IndexLoad {
     #[must_use]
     pub fn damaged(&self) -> u32 {
         self.damaged
+    }
+
+    /// Whether runs may be missing that are on disk all the same: the disk failed reads. What is found then
+    /// must not be kept, let alone sealed.
+    #[must_use]
+    pub fn is_unread(&self) -> bool {
+        self.unread
     }
 
     /// The runs found, once [`Self::request`] says `None`.

@@ -20,12 +20,14 @@ pub use load::IndexLoad;
 
 use crate::config::StoreConfig;
 use crate::index::{FrameCache, IoIds, PartitionLog, PartitionLogs, RingShape, RunEntry};
-use crate::io::{IoId, IoOutcome, IoRequest, SegmentName};
-use attempt::{Attempt, Held, Target};
+use crate::io::{IoFault, IoId, IoOutcome, IoRequest, SegmentName};
+use attempt::{Attempt, Held, Rest, Target};
 use fetch::{Fetch, FetchKey, Fetched};
 
 /// Requests of reads under way at a time.
 pub const READ_REQUESTS_IN_FLIGHT_MAX: usize = 32;
+/// Times a request is tried before what it should have read counts as damaged for the reads that wait for it.
+const READ_TRIES_MAX: u8 = 3;
 /// Bytes that one request reads ahead, unless one run alone is larger.
 pub const READ_AHEAD_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -71,6 +73,10 @@ pub struct Reader {
     last: u64,
     reads: BTreeMap<ReadId, Target>,
     fetches: BTreeMap<FetchKey, (Fetch, BTreeSet<ReadId>)>,
+    /// Fetches whose last request failed, with how often.
+    failed: BTreeMap<FetchKey, u8>,
+    /// What is known of a segment that cannot be read whole, by the read that met it.
+    rests: BTreeMap<ReadId, Rest>,
     queue: VecDeque<FetchKey>,
     flying: BTreeMap<IoId, FetchKey>,
     finished: Vec<(ReadId, ReadEnd)>,
@@ -87,6 +93,8 @@ impl Reader {
             last: 0,
             reads: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            rests: BTreeMap::new(),
             queue: VecDeque::new(),
             flying: BTreeMap::new(),
             finished: Vec::new(),
@@ -136,10 +144,18 @@ impl Reader {
         mut target: Target,
         held: &Held,
     ) -> Option<ReadEnd> {
-        let mut attempt =
-            Attempt { logs, tail, cache: &mut self.cache, shape: &self.shape, held, target: &mut target };
+        let mut attempt = Attempt {
+            logs,
+            tail,
+            cache: &mut self.cache,
+            shape: &self.shape,
+            held,
+            rest: self.rests.get(&id),
+            target: &mut target,
+        };
         match attempt.run() {
             Ok(end) => {
+                self.rests.remove(&id);
                 self.holes += u64::from(matches!(end, ReadEnd::Hole { .. }));
                 Some(end)
             }
@@ -159,6 +175,7 @@ impl Reader {
     /// Abandons a read. What it fetches still arrives.
     pub fn cancel(&mut self, id: ReadId) {
         self.reads.remove(&id);
+        self.rests.remove(&id);
         self.finished.retain(|(finished, _)| *finished != id);
     }
 
@@ -184,6 +201,10 @@ impl Reader {
         outcome: IoOutcome,
     ) {
         let Some(key) = self.flying.remove(&id) else { return };
+        if self.is_tried_again(key, &outcome) {
+            self.queue.push_back(key);
+            return;
+        }
         let Some((fetch, waiting)) = self.fetches.remove(&key) else { return };
         let bytes = match outcome {
             IoOutcome::Read(bytes) => Some(bytes),
@@ -198,6 +219,18 @@ impl Reader {
             Err(Fetch::Index(load)) => self.loaded(logs, tail, load, waiting),
             Err(_) => self.fetched(logs, tail, Fetched::Index, waiting),
         }
+    }
+
+    /// Whether a request that failed is tried again before its bytes count as damaged. A file that is gone
+    /// is not looked for again.
+    fn is_tried_again(&mut self, key: FetchKey, outcome: &IoOutcome) -> bool {
+        let is_failed = matches!(outcome, IoOutcome::Failed(fault) if *fault != IoFault::Missing);
+        let tries = self.failed.remove(&key).unwrap_or(0) + 1;
+        let again = is_failed && tries < READ_TRIES_MAX && self.fetches.contains_key(&key);
+        if again {
+            self.failed.insert(key, tries);
+        }
+        again
     }
 
     fn loaded(
@@ -215,6 +248,13 @@ impl Reader {
                 self.fetches.insert(key, (Fetch::Index(load), waiting));
                 self.queue.push_back(key);
                 return;
+            }
+            if load.is_unread() {
+                let covered = load.covered();
+                let rest = Rest { name, covered, runs: load.into_runs().into() };
+                let reads = waiting.iter().filter(|id| self.reads.contains_key(id));
+                self.rests.extend(reads.map(|id| (*id, rest.clone())));
+                return self.fetched(logs, tail, Fetched::Index, waiting);
             }
             let covered = load.covered();
             logs.runs_loaded(name, covered, load.into_runs());

@@ -12,6 +12,7 @@ pub(crate) mod open;
 mod parse;
 mod reader;
 mod scan;
+mod tries;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -105,6 +106,12 @@ pub enum RecoveryError {
     Flush(#[from] FlushError),
     #[error("{file:?} cannot be used ({fault:?}): check the disk and its free space, then start again")]
     Io { file: FileId, fault: IoFault },
+    #[error(
+        "{file:?} cannot be read at byte {offset} ({fault:?}), and what is there may have been acknowledged: \
+         check the disk and start again; if it stays, copy the file to a good disk with zeros for what cannot \
+         be read, which is then reported as lost"
+    )]
+    Unread { file: FileId, offset: u64, fault: IoFault },
 }
 
 /// Opens or makes a WAL. Drive it with `poll_io`, `complete` and `take_replay` until `take_finished` yields.

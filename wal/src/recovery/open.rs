@@ -7,6 +7,7 @@ use super::apply::Applied;
 use super::create::{must, take_ballast};
 use super::reader::RingReader;
 use super::scan::{Met, Scan};
+use super::tries::{length_again, read_again};
 use super::{RecoveryError, RecoveryReport, Replay, ReplayItem};
 use crate::config::{StoreConfig, planted};
 use crate::index::{PartitionLogs, RingShape};
@@ -107,19 +108,10 @@ fn logs_of(checkpoint: &Checkpoint, incarnation: u32) -> PartitionLogs {
 }
 
 async fn read_whole(io: &ScriptIo, file: FileId) -> Result<bytes::Bytes, IoFault> {
-    let length = match io.request(IoRequest::Length { file }).await {
-        IoOutcome::Length(Some(length)) => length,
-        IoOutcome::Length(None) => return Err(IoFault::Missing),
-        IoOutcome::Failed(fault) => return Err(fault),
-        _ => return Err(IoFault::Other(0)),
-    };
-    if length == 0 {
-        return Ok(bytes::Bytes::new());
-    }
-    match io.request(IoRequest::Read { file, offset: 0, length: length as usize }).await {
-        IoOutcome::Read(bytes) => Ok(bytes),
-        IoOutcome::Failed(fault) => Err(fault),
-        _ => Err(IoFault::Other(0)),
+    match length_again(io, file).await? {
+        None => Err(IoFault::Missing),
+        Some(0) => Ok(bytes::Bytes::new()),
+        Some(length) => read_again(io, file, 0, length as usize).await,
     }
 }
 
@@ -139,14 +131,21 @@ pub(crate) async fn read_superblock(io: &ScriptIo, wal: WalId) -> Result<Superbl
     Ok(superblock)
 }
 
+/// The newest good checkpoint. A slot that cannot be read counts like a damaged one: the other slot is enough,
+/// since ring space is reused only below what both have freed. If there is no other, recovery ends.
 pub(super) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen, RecoveryError> {
     let mut good: Vec<Checkpoint> = Vec::new();
+    let mut unread = None;
     let mut bad = Vec::new();
     for slot in 0..2u8 {
         let file = FileId::Checkpoint(wal, slot);
         let read = match read_whole(io, file).await {
             Ok(bytes) => Checkpoint::decode(&bytes),
-            Err(_) => Err(CheckpointError::Short { found: 0 }),
+            Err(IoFault::Missing) => Err(CheckpointError::Short { found: 0 }),
+            Err(fault) => {
+                unread = Some(RecoveryError::Io { file, fault });
+                Err(CheckpointError::Unread)
+            }
         };
         match read {
             Ok(checkpoint) if checkpoint.wal == wal && checkpoint.generation % 2 == u64::from(slot) => {
@@ -160,7 +159,7 @@ pub(super) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen
     good.sort_by_key(|checkpoint| checkpoint.generation);
     let Some(checkpoint) = good.pop() else {
         let error = bad.first().map_or(CheckpointError::Short { found: 0 }, |(_, error)| *error);
-        return Err(RecoveryError::NoCheckpoint(error));
+        return Err(unread.unwrap_or(RecoveryError::NoCheckpoint(error)));
     };
     let start = checkpoint.ring_start.position;
     let other = good.pop().map_or(start, |older| older.ring_start.position);
@@ -249,11 +248,8 @@ pub(super) async fn whole_files(io: &ScriptIo, shape: &RingShape) -> Result<Vec<
     let mut whole = Vec::new();
     for index in 0..shape.files {
         let file = FileId::Ring(shape.wal, index);
-        match io.request(IoRequest::Length { file }).await {
-            IoOutcome::Length(length) => whole.push(length.is_some_and(|length| length >= shape.file_bytes)),
-            IoOutcome::Failed(fault) => return Err(RecoveryError::Io { file, fault }),
-            _ => whole.push(false),
-        }
+        let length = length_again(io, file).await.map_err(|fault| RecoveryError::Io { file, fault })?;
+        whole.push(length.is_some_and(|length| length >= shape.file_bytes));
     }
     Ok(whole)
 }

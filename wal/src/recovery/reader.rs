@@ -1,11 +1,16 @@
 //! Reading the ring in order: large direct reads with some read ahead, cut into whatever the scan asks for.
+//!
+//! **Invariant**: a read that failed says nothing about the bytes. It is tried again a few times, and then
+//! recovery ends; it must never look like a place where nothing was written.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::RecoveryError;
+use super::tries::read_again;
 use crate::index::RingShape;
-use crate::io::{IoId, IoOutcome, IoRequest};
+use crate::io::{IoFault, IoId, IoOutcome, IoRequest};
 use crate::script::ScriptIo;
 
 /// Bytes of one read.
@@ -57,14 +62,18 @@ impl RingReader {
         (end <= self.window.len()).then(|| self.window.slice(from..end))
     }
 
-    /// `length` bytes at `position`, both multiples of the block, inside one file. `None` if they cannot be
-    /// read.
-    pub(super) async fn read(&mut self, position: u64, length: usize) -> Option<Bytes> {
+    /// `length` bytes at `position`, both multiples of the block, inside one file. `None` if that file was
+    /// never made.
+    pub(super) async fn read(
+        &mut self,
+        position: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, RecoveryError> {
         if !self.is_there(position) {
-            return None;
+            return Ok(None);
         }
         if let Some(found) = self.held(position, length) {
-            return Some(found);
+            return Ok(Some(found));
         }
         let needed = position..position + length as u64;
         while let Some((at, ahead, id)) = self.ahead.pop_front() {
@@ -73,26 +82,29 @@ impl RingReader {
                 self.take(at, outcome);
                 self.read_ahead(at + ahead);
                 if let Some(found) = self.held(position, length) {
-                    return Some(found);
+                    return Ok(Some(found));
                 }
                 break;
             }
         }
         let want = (length as u64).max(WINDOW_BYTES).min(self.room(position));
-        self.fetch(position, want).await;
-        if self.held(position, length).is_none() && want > length as u64 {
-            // One bad block must not hide its neighbours.
-            self.fetch(position, length as u64).await;
-        } else {
-            self.read_ahead(position + want);
-        }
-        self.held(position, length)
-    }
-
-    async fn fetch(&mut self, position: u64, length: u64) {
-        let id = self.start(position, length);
+        let id = self.start(position, want);
         let outcome = self.io.wait(id).await;
         self.take(position, outcome);
+        if let Some(found) = self.held(position, length) {
+            self.read_ahead(position + want);
+            return Ok(Some(found));
+        }
+        // A bad block must not hide its neighbours, and may be read when it is tried again.
+        let (file, offset) = self.shape.place(position);
+        match read_again(&self.io, file, offset, length).await {
+            Ok(bytes) if bytes.len() == length => {
+                self.take(position, IoOutcome::Read(bytes.clone()));
+                Ok(Some(bytes))
+            }
+            Ok(_) => Err(RecoveryError::Unread { file, offset, fault: IoFault::Other(0) }),
+            Err(fault) => Err(RecoveryError::Unread { file, offset, fault }),
+        }
     }
 
     fn take(&mut self, at: u64, outcome: IoOutcome) {

@@ -99,7 +99,7 @@ impl Scan {
             return Ok(None);
         }
         let block = self.block();
-        let Some(bytes) = self.reader.read(position, block).await else { return Ok(None) };
+        let Some(bytes) = self.reader.read(position, block).await? else { return Ok(None) };
         match FlushHeader::decode(&bytes) {
             Ok((header, crc)) if plausible(&self.reader, &header, position) => Ok(Some((header, crc))),
             Err(error @ FlushError::Version { .. }) => Err(error.into()),
@@ -132,7 +132,7 @@ impl Scan {
         };
         let end = header.position + u64::from(header.length);
         let after = RingStart { position: end, sequence: header.sequence + 1, previous_crc: crc };
-        let bytes = self.reader.read(header.position, header.length as usize).await;
+        let bytes = self.reader.read(header.position, header.length as usize).await?;
         let parsed = match &bytes {
             Some(bytes) => parse(&header, bytes, self.trust_bodies),
             None => Parsed {
@@ -198,21 +198,21 @@ impl Scan {
             };
             return Ok(Met::Lost(Damage { position: from.position, bytes, what: DamageKind::Flush }));
         }
-        let torn = self.has_traces(from.position).await;
+        let torn = self.has_traces(from.position).await?;
         Ok(Met::End { torn })
     }
 
     /// Whether something was written at the place of the next flush.
-    async fn has_traces(&mut self, position: u64) -> bool {
+    async fn has_traces(&mut self, position: u64) -> Result<bool, RecoveryError> {
         if position >= self.limit {
-            return false;
+            return Ok(false);
         }
         let block = self.block();
-        let bytes = self.reader.read(position, block).await;
-        bytes.is_some_and(|bytes| match FlushHeader::decode(&bytes) {
+        let bytes = self.reader.read(position, block).await?;
+        Ok(bytes.is_some_and(|bytes| match FlushHeader::decode(&bytes) {
             Ok((header, _)) => header.position >= position,
             Err(_) => bytes.iter().any(|byte| *byte != 0),
-        })
+        }))
     }
 
     /// The first flush at or after `from` with at least this sequence that says everything below `proof` was
@@ -255,7 +255,7 @@ impl Scan {
             return Ok(FirstBlock::NotReached);
         }
         let block = self.block();
-        let Some(bytes) = self.reader.read(position, block).await else { return Ok(FirstBlock::Damaged) };
+        let Some(bytes) = self.reader.read(position, block).await? else { return Ok(FirstBlock::NotReached) };
         let wal = self.reader.shape().wal;
         Ok(match FlushHeader::decode(&bytes) {
             Ok((header, _)) if plausible(&self.reader, &header, position) => FirstBlock::Flush(header),
@@ -276,16 +276,7 @@ impl Scan {
         let mut at = from;
         while at < end {
             let length = ((end - at) as usize).min(SEARCH_BYTES);
-            let bytes = match self.reader.read(at, length).await {
-                Some(bytes) => bytes,
-                None => match self.reader.read(at, block).await {
-                    Some(bytes) => bytes,
-                    None => {
-                        at += block as u64;
-                        continue;
-                    }
-                },
-            };
+            let Some(bytes) = self.reader.read(at, length).await? else { return Ok(None) };
             for inside in (0..bytes.len()).step_by(block) {
                 let Ok((header, _)) = FlushHeader::decode(&bytes[inside..inside + FLUSH_HEADER_BYTES]) else {
                     continue;
