@@ -32,6 +32,10 @@ pub struct StoreConfig {
     pub read_cache_bytes: usize,
     /// A partition with fewer unsettled bytes is carried instead of settled.
     pub settle_run_bytes_min: u64,
+    /// A partition with this many unsettled bytes is settled before they leave the tail cache; at most a
+    /// quarter of the cache counts. 0, or a cache below four times
+    /// [`Self::settle_run_bytes_min`], leaves everything until its ring space is needed.
+    pub settle_eager_bytes_min: u64,
     /// Bytes of one run.
     pub settle_job_bytes_max: u64,
     /// Bytes of all runs that are being read and written at a time.
@@ -57,6 +61,7 @@ impl Default for StoreConfig {
             tail_cache_bytes: 64 * 1024 * 1024,
             read_cache_bytes: 32 * 1024 * 1024,
             settle_run_bytes_min: 64 * 1024,
+            settle_eager_bytes_min: 256 * 1024,
             settle_job_bytes_max: 1024 * 1024,
             settle_in_flight_bytes_max: 8 * 1024 * 1024,
             segment_bytes: 256 * 1024 * 1024,
@@ -66,6 +71,17 @@ impl Default for StoreConfig {
             #[cfg(feature = "planted-bugs")]
             planted: PlantedBugs::default(),
         }
+    }
+}
+
+impl StoreConfig {
+    /// Unsettled bytes that make a partition eager, with the bounds that the other settings put on it.
+    pub(crate) fn eager_bytes_min(&self) -> u64 {
+        let quarter = self.tail_cache_bytes as u64 / 4;
+        if self.settle_eager_bytes_min == 0 || quarter < self.settle_run_bytes_min {
+            return 0;
+        }
+        self.settle_eager_bytes_min.clamp(self.settle_run_bytes_min, quarter)
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Counters {
     /// Bytes written to segments.
     pub settled_bytes: u64,
     pub settled_runs: u64,
+    /// Bytes of frames that were settled from the buffers they had been written from.
+    pub settled_from_memory_bytes: u64,
+    /// Bytes of frames that were read back from the ring to be settled.
+    pub settled_from_ring_bytes: u64,
     pub checkpoints: u64,
     pub checkpoint_bytes: u64,
     /// Frames served from buffers that were written.

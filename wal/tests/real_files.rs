@@ -212,7 +212,7 @@ fn figures() {
         }
         shard.submit();
         runtime.sleep(Duration::from_secs(3)).await;
-        for (length, total) in [(1024usize, 5_000u64), (65536, 40_000)] {
+        for (length, total) in [(1024usize, 5_000u64), (65536, 80_000)] {
             let body = Bytes::from(vec![7u8; length]);
             let mut took = Vec::new();
             let begin = runtime.instant();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use martlet_core::{Lsn, Offset, PartitionId};
 
+use super::eager::Eager;
 use super::entry::{FrameEntry, RunEntry};
 use super::partition::{Extent, PartitionLog, SegmentFacts, WrittenRuns};
 use super::retire::Retiring;
@@ -50,6 +51,7 @@ pub struct PartitionLogs {
     /// Logs with unsettled frames by the oldest ring position they need.
     by_age: BTreeSet<(u64, PartitionId)>,
     carried_bytes: u64,
+    pub(super) eager: Eager,
     pub(super) retiring: VecDeque<Retiring>,
     /// Sealed segments whose runs are in memory, oldest load first, and how many runs they have together.
     loaded: VecDeque<(PartitionId, Offset, usize)>,
@@ -120,6 +122,7 @@ impl PartitionLogs {
         assert!(epoch >= log.epoch, "epoch {epoch} is fenced by {}", log.epoch);
         log.epoch = epoch;
         log.stage(entry);
+        self.eager.offer(partition, log, |_, _| entry.end_position());
         if log.unsettled.len() == 1 {
             self.reorder(partition);
         }
@@ -151,6 +154,7 @@ impl PartitionLogs {
             self.by_age.remove(&(age, partition));
         }
         self.carried_bytes -= log.drain_unsettled(Offset::MAX);
+        self.eager.forget(partition, &log);
         let names = log.segments.iter().map(|segment| segment.name(partition)).collect();
         self.retire(names, after);
         self.retiring.push_back(Retiring::Partition { partition, after });
@@ -163,6 +167,7 @@ impl PartitionLogs {
             self.by_age.remove(&(age, partition));
         }
         self.carried_bytes -= log.drain_unsettled(Offset::MAX);
+        self.eager.forget(partition, &log);
     }
 
     fn retire(&mut self, names: Vec<SegmentName>, after: Lsn) {
@@ -244,6 +249,7 @@ impl PartitionLogs {
         let names = log.retire_segments(partition);
         self.retire(names, after);
         self.reorder(partition);
+        self.offer_rest(partition);
     }
 
     /// Carried frames are durable at their new positions: pairs of base offset and position, in offset order.
@@ -269,6 +275,7 @@ impl PartitionLogs {
             log.irregular = true;
         }
         self.reorder(partition);
+        self.offer_rest(partition);
     }
 
     /// A settle ended without effect. With `fence`, this partition settles no more in this process.
@@ -278,6 +285,7 @@ impl PartitionLogs {
         log.fenced |= fence;
         let names = log.retire_segments(partition);
         self.retire(names, after);
+        self.offer_rest(partition);
     }
 
     /// The partition's last segment got its footer.

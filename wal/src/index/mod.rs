@@ -5,6 +5,7 @@
 //! moves from the ring to a run only after the segment's sync, and ring space is free only behind a durable
 //! checkpoint.
 
+mod eager;
 mod entry;
 mod logs;
 mod partition;
@@ -13,10 +14,13 @@ mod retire;
 mod ring_range;
 
 #[cfg(test)]
+mod eager_tests;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 
+pub use eager::EagerLimits;
 pub use entry::{FRAME_ENTRY_BYTES, FrameEntry, RUN_ENTRY_BYTES, RunEntry, Segment};
 pub use logs::{PartitionLogs, SettleLimits, SettleMove, SettlePlan};
 pub use partition::{Extent, Located, PartitionLog, SegmentFacts, WrittenRuns};

@@ -74,6 +74,8 @@ pub struct PartitionLog {
     pub(super) settled_bytes: u64,
     /// A settle or a carry is under way: the last segment stays.
     pub(super) busy: bool,
+    /// It waits for a turn to be settled from memory.
+    pub(super) eager: bool,
     /// A segment could not be written or synced: nothing is settled any more in this process.
     pub(super) fenced: bool,
     /// Files that no index names may lie in the directory: it is looked at before a segment is created.
@@ -316,6 +318,19 @@ impl PartitionLog {
             frames.push(*entry);
         }
         (frames, bytes)
+    }
+
+    /// Ring position that must be durable for `bytes` of the first frames to be.
+    pub(super) fn worth_settling_at(&self, bytes: u64) -> u64 {
+        let (mut position, mut sum) = (0, 0);
+        for entry in &self.unsettled {
+            position = entry.end_position().max(position);
+            sum += u64::from(entry.length);
+            if sum >= bytes {
+                break;
+            }
+        }
+        position
     }
 
     /// Records runs that are on stable storage.

@@ -2,7 +2,7 @@
 //! ring.
 //!
 //! **Invariant**: a frame that came from the disk is passed on only if it checks, so that settling never
-//! gives damaged bytes a fresh home.
+//! gives damaged bytes a fresh home. A frame that could not be read is not damaged: it stays where it is.
 
 use bytes::Bytes;
 use martlet_core::PartitionId;
@@ -12,6 +12,8 @@ use crate::io::IoRequest;
 
 /// Bytes of one read.
 const COLLECT_READ_BYTES_MAX: u64 = 1024 * 1024;
+/// Times a frame is read before the job gives up for now.
+const TRIES_MAX: u8 = 3;
 
 /// Frames of one partition, as far as they are in memory.
 #[derive(Debug)]
@@ -24,13 +26,26 @@ pub(super) struct Collect {
     range: Option<RingRange>,
     /// Frames below this index are read one by one, since reading them together failed.
     singly_below: usize,
+    /// How often reading the next frame failed.
+    failed: u8,
     check_body: bool,
+    /// Bytes of frames that were in memory.
+    memory_bytes: u64,
 }
 
 impl Collect {
     pub(super) fn new(partition: PartitionId, frames: Vec<FrameEntry>, check_body: bool) -> Collect {
         let found = Vec::with_capacity(frames.len());
-        Collect { partition, frames, found, range: None, singly_below: 0, check_body }
+        Collect {
+            partition,
+            frames,
+            found,
+            range: None,
+            singly_below: 0,
+            failed: 0,
+            check_body,
+            memory_bytes: 0,
+        }
     }
 
     /// The next read; `None` when every frame was looked at.
@@ -38,6 +53,7 @@ impl Collect {
         while let Some(entry) = self.frames.get(self.found.len()) {
             let at = self.found.len();
             if let Some(frame) = tail.cached(entry.position, entry.length as usize) {
+                self.memory_bytes += u64::from(entry.length);
                 self.found.push(Some(frame));
                 continue;
             }
@@ -48,18 +64,29 @@ impl Collect {
         None
     }
 
-    /// Takes what the last read brought; `None` if it failed.
-    pub(super) fn feed(&mut self, bytes: Option<&Bytes>) {
-        let Some(range) = self.range.take() else { return };
+    /// Takes what the last read brought, `None` if it failed. `false`: it failed too often, the frames stay in
+    /// the ring.
+    #[must_use]
+    pub(super) fn feed(&mut self, bytes: Option<&Bytes>) -> bool {
+        let Some(range) = self.range.take() else { return true };
         let at = self.found.len();
-        if bytes.is_none() && range.frames > 1 {
-            self.singly_below = at + range.frames;
-            return;
-        }
+        let Some(bytes) = bytes else {
+            if range.frames > 1 {
+                self.singly_below = at + range.frames;
+                return true;
+            }
+            self.failed += 1;
+            return self.failed < TRIES_MAX;
+        };
+        self.failed = 0;
         for entry in &self.frames[at..at + range.frames] {
-            let frame = bytes.and_then(|bytes| range.frame(bytes, entry, self.partition, self.check_body));
-            self.found.push(frame);
+            self.found.push(range.frame(bytes, entry, self.partition, self.check_body));
         }
+        true
+    }
+
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
     }
 
     /// The good frames, and the base offsets of the damaged ones.

@@ -69,6 +69,8 @@ pub(super) enum JobEnd {
     Dropped,
     /// Nothing counts; the disk is full.
     Full,
+    /// Nothing counts; something could not be read. That says nothing about the bytes: tried again later.
+    Unread(IoFault),
     /// Its partition settles no more.
     Fenced(IoFault),
 }
@@ -78,8 +80,14 @@ pub(super) struct Job {
     pub(super) number: u64,
     pub(super) partition: PartitionId,
     pub(super) how: SettleMove,
+    /// Begun because its partition has much, not because its ring space is needed.
+    pub(super) eager: bool,
     /// Bytes of the frames planned.
     pub(super) bytes: u64,
+    /// Of the good ones, bytes that were in memory.
+    pub(super) memory_bytes: u64,
+    /// Of the good ones, bytes that were read back from the ring.
+    pub(super) ring_bytes: u64,
     /// Base offsets of frames that turned out damaged.
     pub(super) damaged: Vec<Offset>,
     pub(super) upto: Offset,
@@ -94,13 +102,16 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(number: u64, plan: SettlePlan, check_body: bool) -> Job {
+    pub(super) fn new(number: u64, plan: SettlePlan, eager: bool, check_body: bool) -> Job {
         let upto = plan.frames.last().map_or(0, FrameEntry::end_offset);
         Job {
             number,
             partition: plan.partition,
             how: plan.how,
+            eager,
             bytes: plan.bytes,
+            memory_bytes: 0,
+            ring_bytes: 0,
             damaged: Vec::new(),
             upto,
             frames: VecDeque::new(),
@@ -152,7 +163,10 @@ impl Job {
 
     fn collected(&mut self, logs: &mut PartitionLogs) {
         let Stage::Collect(collect) = std::mem::replace(&mut self.stage, Stage::Prepare) else { return };
+        self.memory_bytes = collect.memory_bytes();
         let (good, damaged) = collect.into_frames();
+        let good_bytes: u64 = good.iter().map(|(entry, _)| u64::from(entry.length)).sum();
+        self.ring_bytes = good_bytes - self.memory_bytes;
         self.frames = good.into();
         self.damaged = damaged;
         if self.how == SettleMove::Carry {
@@ -212,9 +226,13 @@ impl Job {
     /// Takes the outcome of the last request.
     pub(super) fn complete(&mut self, logs: &mut PartitionLogs, outcome: IoOutcome, config: &SettleConfig) {
         if let Stage::Collect(collect) = &mut self.stage {
-            match &outcome {
-                IoOutcome::Read(bytes) => collect.feed(Some(bytes)),
-                _ => collect.feed(None),
+            let (bytes, fault) = match &outcome {
+                IoOutcome::Read(bytes) => (Some(bytes), IoFault::Other(0)),
+                IoOutcome::Failed(fault) => (None, *fault),
+                _ => (None, IoFault::Other(0)),
+            };
+            if !collect.feed(bytes) {
+                self.end = Some(JobEnd::Unread(fault));
             }
             return;
         }
@@ -236,6 +254,7 @@ impl Job {
                 self.stage = Stage::Prepare;
             }
             (_, IoFault::Full) if again => self.end = Some(JobEnd::Full),
+            (Stage::Sweep | Stage::Load(_), _) => self.end = Some(JobEnd::Unread(fault)),
             _ => self.end = Some(JobEnd::Fenced(fault)),
         }
     }

@@ -17,14 +17,19 @@ use bytes::Bytes;
 use martlet_core::{Lsn, PartitionId};
 
 use crate::config::StoreConfig;
-use crate::index::{FrameCache, FrameEntry, IoIds, PartitionLogs, RingShape, SettleLimits, SettleMove};
+use crate::index::{
+    FrameCache, FrameEntry, IoIds, PartitionLogs, RingShape, SettleLimits, SettleMove, SettlePlan,
+};
 use crate::io::{IoFault, IoId, IoOutcome, IoRequest};
 use job::{Job, JobEnd};
 
 /// Settles and carries under way at a time.
 pub const SETTLE_JOBS_MAX: usize = 16;
+/// Of these, settles of partitions that have much while it is still in memory. Few, so that the disk's queue
+/// stays short for the flush in flight; two, so that one writes while the other syncs.
+const EAGER_JOBS_MAX: usize = 2;
 /// Runs of [`SettleConfig::run_bytes_max`] that one job may write before its sync.
-const JOB_RUNS_MAX: u64 = 4;
+pub(crate) const JOB_RUNS_MAX: u64 = 4;
 
 /// Bounds of settling.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,8 @@ pub struct SettleConfig {
     pub run_bytes_max: u64,
     /// Bytes of all jobs under way.
     pub in_flight_bytes_max: u64,
+    /// Whether partitions with much unsettled are settled before their ring space is needed.
+    pub eager: bool,
     /// Size at which a segment is sealed.
     pub segment_bytes: u64,
     /// Planted defect: a run starts in the last block of the one before.
@@ -51,11 +58,17 @@ impl SettleConfig {
             run_bytes_min: config.settle_run_bytes_min,
             run_bytes_max: config.settle_job_bytes_max,
             in_flight_bytes_max: config.settle_in_flight_bytes_max,
+            eager: config.eager_bytes_min() > 0,
             segment_bytes: config.segment_bytes,
             settle_overwrites: crate::config::planted!(config, settle_overwrites),
             skip_directory_sync: crate::config::planted!(config, skip_directory_sync),
             check_body: !crate::config::planted!(config, skip_checksum),
         }
+    }
+
+    /// Share of the bytes under way that is kept for eager settling.
+    fn eager_bytes_max(&self) -> u64 {
+        if self.eager { self.in_flight_bytes_max / 2 } else { 0 }
     }
 }
 
@@ -66,6 +79,8 @@ pub struct RingView {
     pub needed_below: u64,
     /// Everything below this position is durable.
     pub durable: u64,
+    /// Partitions with much unsettled are settled before their space is needed.
+    pub eager: bool,
     /// Bytes that may be logged again now without new space being freed; 0 forbids to carry.
     pub carry_room: u64,
     /// Last record staged: files that become unreachable wait for it.
@@ -86,9 +101,15 @@ pub struct CarryJob {
 pub struct SettleCounters {
     pub runs: u64,
     pub run_bytes: u64,
+    /// Bytes of settled frames that were still in memory.
+    pub memory_bytes: u64,
+    /// Bytes of settled frames that were read back from the ring.
+    pub ring_bytes: u64,
     pub carried_frames: u64,
     pub carried_bytes: u64,
     pub damaged_frames: u64,
+    /// Jobs that ended without effect because the disk failed a read.
+    pub unread_jobs: u64,
     pub fenced_partitions: u64,
 }
 
@@ -100,8 +121,11 @@ pub struct Settler {
     jobs: BTreeMap<u64, Job>,
     flying: BTreeMap<IoId, u64>,
     last_job: u64,
-    bytes_in_flight: u64,
     full: bool,
+    /// An eager settle met a full disk: no other is tried before one that the ring needs succeeds.
+    eager_full: bool,
+    /// Something could not be read: nothing is begun until [`Settler::retry_reads`].
+    unread: bool,
     last_fault: Option<(PartitionId, IoFault)>,
     counters: SettleCounters,
 }
@@ -115,8 +139,9 @@ impl Settler {
             jobs: BTreeMap::new(),
             flying: BTreeMap::new(),
             last_job: 0,
-            bytes_in_flight: 0,
             full: false,
+            eager_full: false,
+            unread: false,
             last_fault: None,
             counters: SettleCounters::default(),
         }
@@ -166,8 +191,17 @@ impl Settler {
 
     /// Begins another job; `false` if none is needed or none may.
     fn begin(&mut self, logs: &mut PartitionLogs, view: &RingView) -> bool {
-        let left = self.config.in_flight_bytes_max.saturating_sub(self.bytes_in_flight);
-        if self.full || self.jobs.len() >= SETTLE_JOBS_MAX || (left == 0 && !self.jobs.is_empty()) {
+        if self.full || self.unread || self.jobs.len() >= SETTLE_JOBS_MAX {
+            return false;
+        }
+        if let Some(plan) = self.plan_eager(logs, view) {
+            self.start(plan, true);
+            return true;
+        }
+        let bytes_max = self.config.in_flight_bytes_max - self.config.eager_bytes_max();
+        let (lazy, lazy_bytes) = self.under_way(false);
+        let left = bytes_max.saturating_sub(lazy_bytes);
+        if left == 0 && lazy > 0 {
             return false;
         }
         let carrying: u64 =
@@ -181,10 +215,31 @@ impl Settler {
             carry_room: view.carry_room.saturating_sub(carrying).min(half),
         });
         let Some(plan) = plan else { return false };
-        self.last_job += 1;
-        self.bytes_in_flight += plan.bytes;
-        self.jobs.insert(self.last_job, Job::new(self.last_job, plan, self.config.check_body));
+        self.start(plan, false);
         true
+    }
+
+    /// What is settled from memory next. It comes before what the ring needs, since it does not stay in
+    /// memory, and has bounds of its own.
+    fn plan_eager(&self, logs: &mut PartitionLogs, view: &RingView) -> Option<SettlePlan> {
+        let (jobs, bytes) = self.under_way(true);
+        let left = self.config.eager_bytes_max().saturating_sub(bytes);
+        let too_little = jobs > 0 && left < self.config.run_bytes_max;
+        if !view.eager || self.eager_full || jobs >= EAGER_JOBS_MAX || too_little {
+            return None;
+        }
+        logs.plan_eager(view.durable, left.min(self.config.run_bytes_max * JOB_RUNS_MAX))
+    }
+
+    /// Jobs under way of one kind, and their bytes.
+    fn under_way(&self, eager: bool) -> (usize, u64) {
+        let jobs = self.jobs.values().filter(|job| job.eager == eager);
+        jobs.fold((0, 0), |(count, bytes), job| (count + 1, bytes + job.bytes))
+    }
+
+    fn start(&mut self, plan: SettlePlan, eager: bool) {
+        self.last_job += 1;
+        self.jobs.insert(self.last_job, Job::new(self.last_job, plan, eager, self.config.check_body));
     }
 
     /// Takes the outcome of a request of [`Self::poll`]. `after` is the last record staged.
@@ -198,11 +253,13 @@ impl Settler {
     fn finish(&mut self, logs: &mut PartitionLogs, number: u64, after: Lsn) {
         let Some(end) = self.jobs.get_mut(&number).and_then(Job::take_end) else { return };
         let Some(job) = self.jobs.remove(&number) else { return };
-        self.bytes_in_flight -= job.bytes;
         self.counters.damaged_frames += job.damaged.len() as u64;
         let begun = job.written.as_ref().map(|written| written.segment);
         match end {
             JobEnd::Settled(written) => {
+                self.eager_full &= job.eager;
+                self.counters.memory_bytes += job.memory_bytes;
+                self.counters.ring_bytes += job.ring_bytes;
                 self.counters.runs += written.runs.len() as u64;
                 self.counters.run_bytes += written.runs.iter().map(|run| u64::from(run.length)).sum::<u64>();
                 logs.run_written(&written, after);
@@ -216,7 +273,15 @@ impl Settler {
             }
             JobEnd::Dropped => {}
             JobEnd::Full => {
-                self.full = true;
+                // Nothing needs the space that an eager settle frees yet: clients are not refused for it.
+                self.eager_full |= job.eager;
+                self.full |= !job.eager;
+                logs.settle_failed(job.partition, false, after);
+            }
+            JobEnd::Unread(fault) => {
+                self.unread = true;
+                self.last_fault = Some((job.partition, fault));
+                self.counters.unread_jobs += 1;
                 logs.settle_failed(job.partition, false, after);
             }
             JobEnd::Fenced(fault) => {
@@ -271,9 +336,21 @@ impl Settler {
         self.full
     }
 
+    /// Whether settling stopped because something could not be read.
+    #[must_use]
+    pub fn unread(&self) -> bool {
+        self.unread
+    }
+
+    /// What could not be read may be readable again: settling goes on.
+    pub fn retry_reads(&mut self) {
+        self.unread = false;
+    }
+
     /// Space may be there again: settling goes on.
     pub fn retry(&mut self) {
         self.full = false;
+        self.eager_full = false;
     }
 
     /// Whether nothing is under way.
@@ -287,7 +364,7 @@ impl Settler {
         self.counters
     }
 
-    /// The partition fenced last, and by what.
+    /// The partition whose job failed last, and by what.
     #[must_use]
     pub fn last_fault(&self) -> Option<(PartitionId, IoFault)> {
         self.last_fault

@@ -31,6 +31,12 @@ fn config() -> StoreConfig {
     }
 }
 
+/// Sometimes nothing is settled before its ring space is needed.
+fn some_config(dice: &mut Dice) -> StoreConfig {
+    let eager = if dice.once_in(3) { 0 } else { config().settle_eager_bytes_min };
+    StoreConfig { settle_eager_bytes_min: eager, ..config() }
+}
+
 fn new_wal() -> NewWal {
     let geometry = Geometry { file_bytes: 128 * 1024, files: 4, block_bytes: 4096 };
     NewWal { wal: WAL, cluster: 1, node: NodeId(1), shard: 0, shards: 1, geometry }
@@ -78,11 +84,12 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> World {
-        let recovery = Recovery::create(new_wal(), config());
+        let mut dice = Dice::new(seed);
+        let recovery = Recovery::create(new_wal(), some_config(&mut dice));
         let bench = Bench::start(recovery, ModelDisk::new(), Now::default()).unwrap();
         World {
             bench,
-            dice: Dice::new(seed),
+            dice,
             truths: BTreeMap::new(),
             slots: [1, 2, 3, 4, 5, 6],
             drops: false,
@@ -316,7 +323,8 @@ impl World {
             }
             _ => self.bench.crash(&mut self.dice),
         };
-        let bench = Bench::start(Recovery::open(WAL, None, config()), disk, now).unwrap();
+        let recovery = Recovery::open(WAL, None, some_config(&mut self.dice));
+        let bench = Bench::start(recovery, disk, now).unwrap();
         let mut world = World { bench, ..self };
         world.verify(durable);
         world

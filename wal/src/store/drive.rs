@@ -104,7 +104,7 @@ impl Store {
             Ballast::Gone(at) => Some(at),
             _ => None,
         };
-        [self.mark_at, self.files.retry_at(), self.checkpointing.retry_at(), ballast]
+        [self.mark_at, self.reread_at, self.files.retry_at(), self.checkpointing.retry_at(), ballast]
             .into_iter()
             .flatten()
             .min()

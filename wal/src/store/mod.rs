@@ -74,6 +74,8 @@ pub struct Store {
     ballast: Ballast,
     /// When an idle log proves its last flush.
     mark_at: Option<Instant>,
+    /// When settling tries again to read what could not be read.
+    reread_at: Option<Instant>,
     closing: bool,
     /// Recovery lost records of unknown partitions.
     lost_records: bool,
@@ -111,7 +113,9 @@ pub(crate) struct StoreParts {
 
 impl Store {
     pub(crate) fn new(parts: StoreParts) -> Store {
-        let StoreParts { config, superblock, ids, logs, ring, files, slots, ballast, lost_records } = parts;
+        let StoreParts { config, superblock, ids, mut logs, ring, files, slots, ballast, lost_records } =
+            parts;
+        logs.set_eager_limits(seams::eager_limits(&config));
         let shape = shape_of(&superblock);
         Store {
             settler: seams::settler(shape, &config),
@@ -124,6 +128,7 @@ impl Store {
             disk_full: !ballast,
             ballast: if ballast { Ballast::Held } else { Ballast::Gone(Instant(0)) },
             mark_at: None,
+            reread_at: None,
             closing: false,
             lost_records,
             settle_all: false,
@@ -262,6 +267,8 @@ impl Store {
         Counters {
             settled_bytes: settled.run_bytes,
             settled_runs: settled.runs,
+            settled_from_memory_bytes: settled.memory_bytes,
+            settled_from_ring_bytes: settled.ring_bytes,
             refused: self.refused.get(),
             ring_used_bytes: self.ring.used(),
             staged_bytes: self.ring.staged_bytes() as u64,

@@ -4,11 +4,11 @@ use martlet_core::{Now, Offset, PartitionId};
 
 use super::Store;
 use crate::config::StoreConfig;
-use crate::index::RingShape;
+use crate::index::{EagerLimits, RingShape};
 use crate::io::{IoId, IoOutcome, IoRequest};
 use crate::layout::record;
 use crate::read::{ReadEnd, ReadId, ReadStart, Reader};
-use crate::settle::{RingView, SettleConfig, Settler};
+use crate::settle::{JOB_RUNS_MAX, RingView, SettleConfig, Settler};
 
 /// Frames that are this many thirty-seconds of the ring behind the head are settled. Late, so that partitions
 /// with little traffic gather whole runs; early enough for two checkpoints to follow before clients have to
@@ -18,6 +18,17 @@ const SETTLE_BEHIND_OF: u64 = 32;
 
 pub(super) fn settler(shape: RingShape, config: &StoreConfig) -> Settler {
     Settler::new(SettleConfig::of(config), shape)
+}
+
+/// Who is settled from memory: a whole job at once; less when a quarter of the tail cache went by, so that
+/// there is time left for it.
+pub(super) fn eager_limits(config: &StoreConfig) -> EagerLimits {
+    let quarter = config.tail_cache_bytes as u64 / 4;
+    EagerLimits {
+        bytes_min: config.eager_bytes_min(),
+        age_min: quarter,
+        bytes_full: (config.settle_job_bytes_max * JOB_RUNS_MAX).min(quarter),
+    }
 }
 
 pub(super) fn reader(shape: RingShape, config: &StoreConfig) -> Reader {
@@ -41,12 +52,28 @@ impl Store {
         RingView {
             needed_below,
             durable: self.ring.durable_through(),
+            eager: !self.closing && !self.disk_full,
             carry_room: if self.settle_all { 0 } else { self.carry_room() },
             after: self.ring.staged(),
         }
     }
 
+    /// A disk that fails reads is asked again, but not without pause.
+    fn reread(&mut self, now: Now) {
+        match self.reread_at {
+            None if self.settler.unread() => {
+                self.reread_at = Some(now.instant.after(self.config.full_retry_after));
+            }
+            Some(at) if at <= now.instant => {
+                self.reread_at = None;
+                self.settler.retry_reads();
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn poll_settle(&mut self, now: Now) -> Option<(IoId, IoRequest)> {
+        self.reread(now);
         loop {
             let view = self.ring_view();
             let request = self.settler.poll(&mut self.logs, &mut self.ids, self.ring.cache(), &view);

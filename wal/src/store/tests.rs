@@ -411,8 +411,10 @@ fn a_full_disk_refuses_records_and_lets_deletes_through() {
     assert!(refused);
     assert_eq!(bench.store.state(), StorageState::Full);
     assert!(bench.store.admit(PartitionId(1), 16, WriteClass::Reserve).is_ok());
-    let end = bench.store.extent(PartitionId(1)).unwrap().next_offset;
-    bench.store.trim(PartitionId(1), end);
+    for p in [PartitionId(1), PartitionId(2)] {
+        let end = bench.store.extent(p).unwrap().next_offset;
+        bench.store.trim(p, end);
+    }
     for _ in 0..100 {
         bench.settle_down();
         bench.pass(100);
@@ -421,9 +423,72 @@ fn a_full_disk_refuses_records_and_lets_deletes_through() {
         }
     }
     assert_eq!(bench.store.state(), StorageState::Open);
-    for p in [PartitionId(2), PartitionId(3)] {
-        let (frames, holes) = read_all(&mut bench, p);
-        check_frames(p, &frames);
-        assert_eq!((frames[0].base_offset, holes.len()), (0, 0));
+    let p = PartitionId(3);
+    let (frames, holes) = read_all(&mut bench, p);
+    check_frames(p, &frames);
+    assert_eq!((frames[0].base_offset, holes.len()), (0, 0));
+}
+
+#[test]
+fn a_heavy_partition_is_settled_from_memory_and_light_ones_wait() {
+    let mut bench = fresh();
+    let (heavy, light) = (PartitionId(1), PartitionId(2));
+    let quarter = config().tail_cache_bytes as u64 / 4;
+    // A sixth of the ring: nothing has to leave it yet.
+    let mut sent = 0;
+    while sent < 64 * 1024 {
+        append(&mut bench.store, heavy, 1, 2000);
+        sent += 2000;
+        if sent % 16_000 == 0 {
+            append(&mut bench.store, light, 1, 500);
+        }
+        bench.settle_down();
     }
+    let counters = bench.store.counters();
+    assert!(bench.store.logs().get(heavy).unwrap().unsettled_bytes() < quarter, "{counters:?}");
+    assert!(bench.store.segments(light).iter().all(|segment| !segment.sealed));
+    assert!(bench.store.logs().get(light).unwrap().segments().is_empty(), "too little to be settled");
+    assert!(counters.settled_from_memory_bytes > 64 * 1024 - quarter, "{counters:?}");
+    assert_eq!(counters.settled_from_ring_bytes, 0);
+    assert!(counters.settled_runs <= 5, "whole runs only: {counters:?}");
+}
+
+#[test]
+fn a_heavy_stream_reads_nothing_back_over_many_laps() {
+    let mut bench = fresh();
+    let p = PartitionId(1);
+    let capacity = geometry().file_bytes * u64::from(geometry().files);
+    let end = loop {
+        append(&mut bench.store, p, 1, 10_000);
+        if bench.store.staged().0.is_multiple_of(3) {
+            bench.settle_down();
+        }
+        if bench.store.checkpoint_wanted() {
+            bench.store.provide_checkpoint(Vec::new());
+        }
+        if bench.store.counters().frame_bytes > 6 * capacity {
+            break bench.store.extent(p).unwrap().next_offset;
+        }
+    };
+    bench.settle_down();
+    let counters = bench.store.counters();
+    assert_eq!(counters.settled_from_ring_bytes, 0, "{counters:?}");
+    assert!(counters.settled_from_memory_bytes > 5 * capacity);
+    let written = counters.flush_bytes + counters.settled_bytes + counters.checkpoint_bytes;
+    assert!(written * 10 <= counters.frame_bytes * 23, "at most 2.3 bytes for each: {counters:?}");
+    let (frames, holes) = read_all(&mut bench, p);
+    check_frames(p, &frames);
+    assert_eq!((frames.last().unwrap().end_offset, holes.len()), (end, 0));
+}
+
+#[test]
+fn without_a_threshold_settling_waits_for_the_ring() {
+    let config = StoreConfig { settle_eager_bytes_min: 0, ..config() };
+    let recovery = Recovery::create(new_wal(), config);
+    let mut bench = Bench::start(recovery, ModelDisk::new(), Now::default()).unwrap();
+    for _ in 0..40 {
+        append(&mut bench.store, PartitionId(1), 1, 2000);
+        bench.settle_down();
+    }
+    assert_eq!(bench.store.counters().settled_runs, 0);
 }
