@@ -206,10 +206,15 @@ impl Shard {
                 earlier.await;
                 continue;
             }
-            let now = self.runtime.now();
-            let mut core = self.core.borrow_mut();
-            core.on_timer(now);
-            self.touched(&core);
+            {
+                let mut core = self.core.borrow_mut();
+                core.on_timer(self.runtime.now());
+                self.touched(&core);
+            }
+            // Some timers of the store stay due until its requests are polled. A sleep until a time that has
+            // passed does not wait: without these two lines nothing else would ever run again.
+            self.issue();
+            self.runtime.yield_now().await;
         }
     }
 
