@@ -84,7 +84,7 @@ impl FrameReader {
         self.received_bytes
     }
 
-    /// Waits for exactly `count` bytes, at most [`CHUNK_BYTES_MIN`]: what opens a connection.
+    /// Waits for exactly `count` bytes, at most `CHUNK_BYTES_MIN`: what opens a connection.
     ///
     /// # Errors
     /// [`ReadError::Closed`], [`ReadError::Cut`], [`ReadError::Io`].
