@@ -45,12 +45,13 @@ pub struct SimWorld {
     world: Rc<RefCell<World>>,
     slots: Vec<Slot>,
     steps: u64,
+    turns: u64,
 }
 
 impl SimWorld {
     #[must_use]
     pub fn new(config: SimConfig) -> SimWorld {
-        SimWorld { world: Rc::new(RefCell::new(World::new(config))), slots: Vec::new(), steps: 0 }
+        SimWorld { world: Rc::new(RefCell::new(World::new(config))), slots: Vec::new(), steps: 0, turns: 0 }
     }
 
     pub fn add_machine(&mut self) -> MachineId {
@@ -162,6 +163,7 @@ impl SimWorld {
         slot.busy = !step.idle;
         slot.next_timer = step.next_timer.map(|at| at.0);
         self.steps += 1;
+        self.turns += step.turns as u64;
         let mut world = self.world.borrow_mut();
         world.count_burned();
         world.note(&[slot.id.0 as u64, step.turns as u64, u64::from(step.idle)]);
@@ -270,6 +272,12 @@ impl SimWorld {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.world.borrow().events() + self.steps
+    }
+
+    /// Turns of tasks so far; many turns with few events are a task that spins.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns
     }
 
     /// How often each fault really happened.

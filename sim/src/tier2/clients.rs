@@ -12,7 +12,7 @@ use martlet_client::core::{
 };
 use martlet_client::{ClientError, ConnectConfig, ConsumerConfig, ProducerConfig, Record};
 use martlet_core::native::{RequestCall, ResponseAnswer};
-use martlet_core::{Acks, Instant, Now};
+use martlet_core::{Acks, ErrorCode, Instant, Now};
 use martlet_formats::native::Batch;
 use martlet_runtime::sim::SimRandom;
 
@@ -134,9 +134,13 @@ impl Application for ProducerApp {
                         Err(_) => history.unknown(&tag),
                     }
                 }
+                // A shard that is fenced says so for good; this producer has done its part.
                 ProducerEvent::Fatal(error) => {
                     self.fatal = true;
-                    self.history.borrow_mut().violation(format!("producer {} died: {error}", self.producer));
+                    if !matches!(error.code(), Some(ErrorCode::StorageFenced | ErrorCode::StorageFull)) {
+                        let what = format!("producer {} died: {error}", self.producer);
+                        self.history.borrow_mut().violation(what);
+                    }
                 }
             }
         }
@@ -153,7 +157,7 @@ impl Application for ProducerApp {
     }
 
     fn is_finished(&self) -> bool {
-        self.fatal || (self.stopping && self.outstanding == 0)
+        (self.fatal || self.stopping) && self.outstanding == 0
     }
 }
 

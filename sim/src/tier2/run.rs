@@ -19,6 +19,10 @@ use super::plan::{Down, Plan};
 const TOPIC: &str = "persistent://public/default/events";
 /// A seed goes on until so much has happened.
 const EVENTS_MIN: u64 = 5_000;
+/// More than any seed needs: a seed that gets there runs in a circle.
+const EVENTS_MAX: u64 = 3_000_000;
+/// The same for turns of tasks.
+const TURNS_MAX: u64 = 20_000_000;
 /// And at least so often a broker was taken down.
 const CRASHES_MIN: u32 = 2;
 /// Rounds of a seed, whatever has happened.
@@ -59,6 +63,7 @@ struct Scene<'a> {
     shards: u16,
     crashes: u32,
     starts_failed: u32,
+    circled: bool,
 }
 
 /// Runs `seed` against `broker`; with `corruption`, disks may also lie.
@@ -115,6 +120,7 @@ impl<'a> Scene<'a> {
             consumers: Vec::new(),
             crashes: 0,
             starts_failed: 0,
+            circled: false,
             world,
         }
     }
@@ -174,16 +180,41 @@ impl<'a> Scene<'a> {
             if done(&self.health()) {
                 return true;
             }
+            if self.is_circling() {
+                return false;
+            }
             if self.world.now().instant >= deadline || !self.world.step(deadline) {
                 return done(&self.health());
             }
         }
     }
 
+    fn pause(&mut self, length: Duration) {
+        self.run_while_waiting(length, |_| false);
+    }
+
+    /// Whether the seed has done more than any seed needs; then it has failed.
+    fn is_circling(&mut self) -> bool {
+        let (events, turns) = (self.world.events(), self.world.turns());
+        if events <= EVENTS_MAX && turns <= TURNS_MAX {
+            return false;
+        }
+        if !self.circled {
+            self.circled = true;
+            let at = self.world.now().instant.0 / 1_000_000;
+            let what = format!("{events} events and {turns} turns by {at} ms, broker: {:?}", self.health());
+            self.history.borrow_mut().violation(format!("something runs in a circle: {what}"));
+        }
+        true
+    }
+
     /// Starts the broker until it serves, with the faults that are on.
     fn boot(&mut self) -> Result<(), Ended> {
         let mut why = String::new();
         for _ in 0..STARTS_MAX {
+            if self.circled {
+                break;
+            }
             self.start_broker();
             let wait = Duration::from_secs(30);
             self.run_while_waiting(wait, |health| *health != Health::Starting);
@@ -195,7 +226,7 @@ impl<'a> Scene<'a> {
             self.process = None;
             self.world.kill(self.server);
             let pause = self.random.between(1, 200);
-            self.world.run_for(Duration::from_millis(pause));
+            self.pause(Duration::from_millis(pause));
         }
         Err(Ended(format!("the broker did not start in {STARTS_MAX} attempts, the last one: {why}")))
     }
@@ -291,7 +322,7 @@ impl<'a> Scene<'a> {
         self.take_down(down);
         self.history.borrow_mut().crashed();
         let pause = Duration::from_millis(self.random.between(0, 60));
-        self.world.run_for(pause);
+        self.pause(pause);
         self.shards = Plan::draw_shards(&mut self.random, self.shards, self.broker.shards_max());
         self.start_under_faults();
     }
@@ -305,7 +336,7 @@ impl<'a> Scene<'a> {
         if self.random.chance(150_000) {
             self.world.partition(self.server, self.client_machine);
             let length = Duration::from_millis(self.random.between(1, 300));
-            self.world.run_for(length);
+            self.pause(length);
             self.world.heal(self.server, self.client_machine);
         }
         if self.plan.corruption && self.random.chance(100_000) {
