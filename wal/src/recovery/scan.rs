@@ -127,30 +127,48 @@ impl Scan {
 
     /// The next flush, loss, or the end.
     pub(super) async fn next(&mut self) -> Result<Met, RecoveryError> {
-        let Some((header, crc)) = self.follower(self.expected).await? else {
+        let Some((mut header, mut crc)) = self.follower(self.expected).await? else {
             return self.broken_chain().await;
         };
+        let (mut bytes, mut parsed) = self.take(&header).await?;
+        if !parsed.is_whole()
+            && let Some(newer) = self.successor_of_torn(&header).await?
+        {
+            (header, crc) = newer;
+            (bytes, parsed) = self.take(&header).await?;
+        }
         let end = header.position + u64::from(header.length);
         let after = RingStart { position: end, sequence: header.sequence + 1, previous_crc: crc };
-        let bytes = self.reader.read(header.position, header.length as usize).await?;
-        let parsed = match &bytes {
-            Some(bytes) => parse(&header, bytes, self.trust_bodies),
-            None => Parsed {
-                items: Vec::new(),
-                damage: vec![Damage {
-                    position: header.position,
-                    bytes: u64::from(header.length),
-                    what: DamageKind::Flush,
-                }],
-            },
-        };
         let proven = parsed.is_whole() || self.durable_through >= end || self.is_proven(after).await?;
         if !proven {
             return Ok(Met::End { torn: true });
         }
         self.remember(&header);
         self.expected = after;
-        Ok(Met::Flush(Found { header, bytes: bytes.unwrap_or_default(), parsed }))
+        Ok(Met::Flush(Found { header, bytes, parsed }))
+    }
+
+    /// The bytes of a flush and what stands in them.
+    async fn take(&mut self, header: &FlushHeader) -> Result<(Bytes, Parsed), RecoveryError> {
+        let bytes = self.reader.read(header.position, header.length as usize).await?.unwrap_or_default();
+        let parsed = parse(header, &bytes, self.trust_bodies);
+        Ok((bytes, parsed))
+    }
+
+    /// A flush that was torn and cut once may still stand where it was, with a good header: the process after
+    /// that began anew in the next file if its first flush did not fit the rest of this one. Both continue
+    /// the same chain; that of the later process counts.
+    async fn successor_of_torn(
+        &mut self,
+        torn: &FlushHeader,
+    ) -> Result<Option<(FlushHeader, u32)>, RecoveryError> {
+        let next_file = (torn.position + 1).next_multiple_of(self.reader.shape().file_bytes);
+        let found = self.header_at(next_file).await?;
+        Ok(found.filter(|(header, _)| {
+            header.sequence == torn.sequence
+                && header.previous_crc == torn.previous_crc
+                && header.incarnation > torn.incarnation
+        }))
     }
 
     fn remember(&mut self, header: &FlushHeader) {

@@ -17,6 +17,8 @@ mod seams;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod read_fault_tests;
+#[cfg(test)]
 mod rot_tests;
 #[cfg(test)]
 mod tests;
