@@ -44,6 +44,7 @@ pub(crate) async fn open(
 ) -> Result<(Store, RecoveryReport), RecoveryError> {
     let before = read_superblock(&io, wal).await?;
     let chosen = read_checkpoints(&io, wal).await?;
+    keep_checkpoints(&io, wal, &chosen).await?;
     let shape = shape_of(&before);
     replay.push(ReplayItem::Snapshot(chosen.checkpoint.engine_snapshot.clone()));
     // By two: if the newest superblock slot is damaged, the process before this one had one more than was
@@ -166,6 +167,16 @@ pub(super) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen
     let slots =
         Slots { generation: checkpoint.generation, starts: slot_starts(checkpoint.generation, start, other) };
     Ok(Chosen { checkpoint, slots, bad })
+}
+
+/// A process that was killed may have left a checkpoint that was written and not synced: what was read is made
+/// durable, or the next one, in the other slot, could be torn while this one is lost.
+async fn keep_checkpoints(io: &ScriptIo, wal: WalId, chosen: &Chosen) -> Result<(), RecoveryError> {
+    for slot in (0..2u8).filter(|slot| chosen.bad.iter().all(|(bad, _)| bad != slot)) {
+        let file = FileId::Checkpoint(wal, slot);
+        must(io, file, IoRequest::Sync { file }).await?;
+    }
+    Ok(())
 }
 
 fn slot_starts(generation: u64, newest: u64, other: u64) -> [u64; 2] {
