@@ -73,7 +73,11 @@ impl PartitionLogs {
     /// Chooses a partition with much unsettled, first come first served, and marks it busy as
     /// [`Self::plan_settle`] does. At most `job_bytes_max` of it, unless its first frame alone is larger.
     pub fn plan_eager(&mut self, durable: u64, job_bytes_max: u64) -> Option<SettlePlan> {
-        while let Some((_, partition)) = self.eager.turns.pop_front_if(|(position, _)| *position <= durable) {
+        while let Some((position, partition)) = self.eager.turns.front().copied() {
+            if position > durable {
+                return None;
+            }
+            self.eager.turns.pop_front();
             let Some(log) = self.logs.get_mut(&partition) else { continue };
             log.eager = false;
             if log.busy || log.fenced || log.unsettled_bytes < self.eager.limits.bytes_min {
