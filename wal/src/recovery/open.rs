@@ -169,8 +169,8 @@ pub(super) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen
     Ok(Chosen { checkpoint, slots, bad })
 }
 
-/// A process that was killed may have left a checkpoint that was written and not synced: what was read is made
-/// durable, or the next one, in the other slot, could be torn while this one is lost.
+/// A process that was killed may have left a checkpoint that was written and not synced: what was read is
+/// made durable, or the next one, in the other slot, could be torn while this one is lost.
 async fn keep_checkpoints(io: &ScriptIo, wal: WalId, chosen: &Chosen) -> Result<(), RecoveryError> {
     for slot in (0..2u8).filter(|slot| chosen.bad.iter().all(|(bad, _)| bad != slot)) {
         let file = FileId::Checkpoint(wal, slot);

@@ -474,8 +474,8 @@ fn acknowledged_records_survive_crashes_at_any_step() {
     assert!(done.settled_runs > 500 && done.carried_bytes > 100_000 && done.fenced > 3, "{done:?}");
 }
 
-/// 53: two flushes continued the chain, the torn one was taken. 113: a checkpoint that a killed process had not
-/// synced was lost while the next one was torn.
+/// 53: two flushes continued the chain, the torn one was taken. 113: a checkpoint that a killed process had
+/// not synced was lost while the next one was torn.
 #[test]
 fn seeds_that_once_failed_pass() {
     for seed in [53, 113] {
