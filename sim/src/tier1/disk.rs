@@ -134,7 +134,8 @@ pub(crate) struct Disk {
     removed: BTreeMap<FileId, File>,
     version: u64,
     serial: u64,
-    /// Number of the newest write to each ring.
+    /// Number of the newest write to each ring that was carried out: one that was under way at a crash may not
+    /// be there and prove nothing.
     last_flush: BTreeMap<WalId, u64>,
     /// Bytes that fit.
     pub(crate) capacity: Option<u64>,
@@ -312,7 +313,7 @@ impl Disk {
         for extent in hit {
             damage.batches.extend(&extent.batches);
             if let FileId::Ring(wal, _) = file {
-                damage.is_last_flush |= self.last_flush.get(&wal) == Some(&extent.serial);
+                damage.is_last_flush |= self.last_flush.get(&wal).is_some_and(|last| extent.serial >= *last);
             }
         }
         damage
@@ -418,9 +419,6 @@ impl Disk {
                         let batches = body::batches_in(data);
                         held.extents.push(Extent { offset: start, end, batches, serial });
                     }
-                }
-                if let FileId::Ring(wal, _) = file {
-                    self.last_flush.insert(*wal, serial);
                 }
             }
             // The name may be there; bytes are not.

@@ -219,6 +219,14 @@ impl Ring {
         self.place(self.head(), flush) + flush
     }
 
+    /// Where the head would be after records of these payloads, at worst: each of them in a flush of its own.
+    pub(crate) fn head_after_all(&self, payloads: impl Iterator<Item = usize>) -> u64 {
+        payloads.fold(self.head(), |head, payload| {
+            let flush = self.padded(FLUSH_HEADER_BYTES + RECORD_HEADER_BYTES + payload) as u64;
+            self.place(head, flush) + flush
+        })
+    }
+
     /// Where a flush of `length` bytes goes that may begin at `position`: never across two files.
     fn place(&self, position: u64, length: u64) -> u64 {
         let room = self.shape.file_bytes - position % self.shape.file_bytes;

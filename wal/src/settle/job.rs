@@ -316,6 +316,10 @@ impl Job {
         self.durable_needed = durable_needed;
     }
 
+    pub(super) fn carry_refused(&mut self) {
+        self.end = Some(JobEnd::Carried(Vec::new()));
+    }
+
     pub(super) fn on_durable(&mut self, durable: u64) {
         if self.durable_needed <= durable
             && let Some(moved) = self.moved.take()

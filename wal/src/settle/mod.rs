@@ -317,6 +317,14 @@ impl Settler {
         job.carry_logged(moved.collect(), durable_needed);
     }
 
+    /// The frames of a [`CarryJob`] do not fit into the ring now: they stay where they are.
+    pub fn carry_refused(&mut self, logs: &mut PartitionLogs, carry: &CarryJob) {
+        if let Some(job) = self.jobs.get_mut(&carry.job) {
+            job.carry_refused();
+        }
+        self.finish(logs, carry.job, Lsn(0));
+    }
+
     /// Everything below ring position `durable` is durable now.
     pub fn on_durable(&mut self, logs: &mut PartitionLogs, durable: u64) {
         let numbers: Vec<u64> = self.jobs.keys().copied().collect();

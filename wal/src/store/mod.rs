@@ -83,6 +83,8 @@ pub struct Store {
     lost_records: bool,
     /// Whatever is in the ring is settled now, however little: the partitions move to other logs.
     settle_all: bool,
+    /// A carry did not fit when this much of the ring was free: until more is, frames are settled instead.
+    carry_refused_at: Option<u64>,
 }
 
 /// The space that settling can fall back on.
@@ -134,6 +136,7 @@ impl Store {
             closing: false,
             lost_records,
             settle_all: false,
+            carry_refused_at: None,
             config,
             superblock,
             shape,
@@ -197,7 +200,9 @@ impl Store {
                 let first = OFFSETS_SKIPPED_AFTER_LOSS;
                 tracing::warn!(%partition, first, "records may be lost: offsets go on above");
                 self.logs.recover_next_offset(partition, first);
-                self.logs.trim(partition, first, Lsn(0));
+                // Logged, or the log would begin at 0 again after the next restart. Where the ring has no room for
+                // it, it does, with a hole up to here.
+                self.trim_if_room(partition, first);
             }
         }
         self.logs.open(partition)
@@ -216,6 +221,15 @@ impl Store {
         let staged = self.ring.stage(record::kind::LOG_START, &[&payload], true);
         self.logs.trim(partition, log_start, staged.lsn);
         staged.lsn
+    }
+
+    fn trim_if_room(&mut self, partition: PartitionId, log_start: Offset) {
+        let head = self.ring.head_after_all([LogStart { partition, log_start }.encode().len()].into_iter());
+        if head <= self.ring.freed_through() + self.shape.capacity() {
+            self.trim(partition, log_start);
+        } else {
+            self.logs.trim(partition, log_start, Lsn(0));
+        }
     }
 
     /// `None` for a partition that is not open.

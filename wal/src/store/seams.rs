@@ -39,6 +39,9 @@ impl Store {
     /// Bytes that may be logged again now: never more than half of the ring, nor so many that marks and the
     /// padding of flushes find no space: what cannot be flushed cannot be covered by a checkpoint either.
     fn carry_room(&self) -> u64 {
+        if self.carry_refused_at == Some(self.ring.freed_through()) {
+            return 0;
+        }
         let capacity = self.shape.capacity();
         let free = capacity.saturating_sub(self.ring.used()).saturating_sub(capacity / 32);
         let share = (capacity / 2).saturating_sub(self.logs.carried_bytes());
@@ -99,6 +102,14 @@ impl Store {
                 // Dropped meanwhile: logged after its DROP, the frames would come back to life.
                 let held: Vec<u64> = job.frames.iter().map(|(entry, _)| entry.position).collect();
                 self.settler.carry_logged(&job, &held);
+                continue;
+            }
+            // What is staged must fit: a flush that waits for free space is one that no checkpoint can cover, and
+            // only a checkpoint frees space.
+            let head = self.ring.head_after_all(job.frames.iter().map(|(_, frame)| frame.len()));
+            if head > self.ring.freed_through() + self.shape.capacity() {
+                self.carry_refused_at = Some(self.ring.freed_through());
+                self.settler.carry_refused(&mut self.logs, &job);
                 continue;
             }
             for (_, frame) in &job.frames {

@@ -256,7 +256,39 @@ fn a_partition_that_was_lost_as_a_whole_does_not_begin_at_0_again() {
     append(&mut bench.store, PartitionId(1), 1, 100);
     bench.settle_down();
     let bench = reopen(bench.crash(&mut Dice::new(2)));
-    assert_eq!(bench.store.extent(PartitionId(1)).unwrap().next_offset, extent.next_offset + 1);
+    let after = bench.store.extent(PartitionId(1)).unwrap();
+    assert_eq!((after.log_start, after.next_offset), (extent.log_start, extent.next_offset + 1));
+}
+
+/// What is staged can always be flushed, or no checkpoint could ever be written again to free space for it.
+#[test]
+fn nothing_is_staged_that_the_ring_has_no_room_for() {
+    let geometry = Geometry { file_bytes: 32 * 1024, files: 3, block_bytes: BLOCK as u32 };
+    let config = StoreConfig {
+        flush_bytes_max: 8 * 1024,
+        staging_bytes_max: 24 * 1024,
+        tail_cache_bytes: 0,
+        settle_run_bytes_min: 2048,
+        ..config()
+    };
+    for seed in 0..40 {
+        let mut dice = Dice::new(seed);
+        let recovery = Recovery::create(NewWal { geometry, ..new_wal() }, config);
+        let mut bench = Bench::start(recovery, ModelDisk::new(), Now::default()).unwrap();
+        for _ in 0..1500 {
+            let (partition, length) = (PartitionId(1 + dice.below(9)), dice.below(900) as usize);
+            if bench.store.admit(partition, length, WriteClass::Records).is_ok() {
+                append(&mut bench.store, partition, 1, length);
+            }
+            if bench.store.checkpoint_wanted() {
+                bench.store.provide_checkpoint(Vec::new());
+            }
+            bench.complete_one(&mut dice);
+            let limit = bench.store.ring.freed_through() + bench.store.shape.capacity();
+            assert!(bench.store.ring.head() <= limit, "seed {seed}");
+        }
+        drop(bench.close(Vec::new()));
+    }
 }
 
 /// Appends until `laps` laps of the ring are through, with settling and checkpoints.
