@@ -13,6 +13,8 @@ mod plan;
 mod record;
 mod report;
 mod run;
+#[cfg(test)]
+mod tests;
 pub mod toy;
 
 pub use broker::{Broker, DATA, Health, PORT, Process};
