@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) kind: Kind,
     pub(crate) place: Place,
     pub(crate) shards: u16,
+    /// Whether starts may be with another number of shards than before.
+    pub(crate) moves: bool,
     pub(crate) steps: u64,
     pub(crate) is_reordered: bool,
     pub(crate) is_slow: bool,
@@ -60,6 +62,7 @@ impl Plan {
             kind,
             place,
             shards: if dice.once_in(4) { 2 } else { 1 },
+            moves: false,
             steps: if dice.once_in(4) { 1200 } else { 300 },
             is_reordered: !dice.once_in(3),
             is_slow: dice.once_in(5),

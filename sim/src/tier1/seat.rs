@@ -8,9 +8,9 @@ use martlet_core::{Epoch, FrameHeader, Lsn, Offset, PartitionId, Refusal};
 use martlet_shard::Engine;
 use martlet_shard::api::CallToken;
 use martlet_shard::log::{Extent, Log, NoteKind, SegmentFacts, WriteClass};
-use martlet_wal::Store;
 use martlet_wal::io::{IoId, IoRequest};
 use martlet_wal::read::ReadId;
+use martlet_wal::{ReplayItem, Store};
 
 /// A request under way.
 #[derive(Debug)]
@@ -102,4 +102,17 @@ impl Log for StoreLog<'_> {
 fn extent(extent: martlet_wal::index::Extent) -> Extent {
     let epoch: Epoch = extent.epoch;
     Extent { epoch, log_start: extent.log_start, next_offset: extent.next_offset, bytes: extent.bytes }
+}
+
+/// Tells an engine what its log held.
+pub(crate) fn replay(engine: &mut Engine, item: ReplayItem) {
+    match item {
+        ReplayItem::Snapshot(bytes) if bytes.is_empty() => {}
+        ReplayItem::Snapshot(bytes) => {
+            let recovered = engine.recover(&bytes);
+            assert!(recovered.is_ok(), "a snapshot that passed its checksum is read: {recovered:?}");
+        }
+        ReplayItem::Frame(header, body) => engine.replay_frame(&header, &body),
+        ReplayItem::Note(kind, payload) => engine.replay_note(kind, &payload),
+    }
 }

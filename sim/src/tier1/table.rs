@@ -22,11 +22,24 @@ pub(crate) enum Fault {
     Full,
     /// A request took very long.
     Slow,
+    /// Power failed while partitions moved to another number of shards.
+    Moving,
 }
 
 /// Rows, in order.
-pub(crate) const FAULTS: [&str; 10] =
-    ["crash", "torn", "unsynced", "misdirected", "corrupt", "reordered", "name", "eio", "full", "slow"];
+pub(crate) const FAULTS: [&str; 11] = [
+    "crash",
+    "torn",
+    "unsynced",
+    "misdirected",
+    "corrupt",
+    "reordered",
+    "name",
+    "eio",
+    "full",
+    "slow",
+    "moving",
+];
 
 /// Where.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,7 +74,7 @@ pub(crate) fn is_possible(fault: usize, place: usize) -> bool {
 /// Counts by fault and place.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table {
-    pub(crate) cells: [[u64; 5]; 10],
+    pub(crate) cells: [[u64; 5]; 11],
 }
 
 impl Table {

@@ -10,16 +10,18 @@ use martlet_shard::api::{Answer, Call, CallContext, CallToken, Reply};
 use martlet_shard::{AllowAll, Engine, EngineConfig};
 use martlet_wal::io::IoRequest;
 use martlet_wal::read::{ReadEnd, ReadStart};
-use martlet_wal::{Geometry, NewWal, Recovery, RecoveryError, ReplayItem, StorageState, Store, StoreConfig};
+use martlet_wal::{Geometry, NewWal, Recovery, RecoveryError, StorageState, Store, StoreConfig};
 
 use super::checker::{Checker, Verdict};
 use super::clients::{Clients, Job};
 use super::dice::Dice;
 use super::disk::{Disk, place_of};
 use super::plan::{Kind, Plan};
-use super::seat::{Reading, Seat, StoreLog, UnderWay};
+use super::seat::{Reading, Seat, StoreLog, UnderWay, replay};
 use super::table::{Fault, Place, Table};
 
+/// Makes the chance of moves another than that of everything else.
+const MOVER_SALT: u64 = 0x6d6f_7665_735f_6f6e;
 /// Requests a read of everything may take before it is called stuck.
 const TURNS_MAX: usize = 20_000;
 
@@ -45,6 +47,8 @@ pub(crate) struct Outcome {
 /// One seed.
 pub(crate) struct World {
     pub(crate) dice: Dice,
+    /// Chance of its own for changes of the number of shards, so that worlds without them stay as they are.
+    pub(crate) mover: Dice,
     pub(crate) plan: Plan,
     pub(crate) disk: Disk,
     pub(crate) seats: Vec<Seat>,
@@ -63,8 +67,10 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64) -> World {
         let mut dice = Dice::new(seed);
-        let plan = Plan::draw(&mut dice);
-        World::with(dice, plan)
+        let mut plan = Plan::draw(&mut dice);
+        let mut mover = Dice::new(seed ^ MOVER_SALT);
+        plan.moves = mover.once_in(6);
+        World { mover, ..World::with(dice, plan) }
     }
 
     pub(crate) fn with(dice: Dice, plan: Plan) -> World {
@@ -72,6 +78,7 @@ impl World {
         disk.is_tracking = plan.kind.is_medium();
         World {
             dice,
+            mover: Dice::new(MOVER_SALT),
             disk,
             wals: vec![None; usize::from(plan.shards)],
             plan,
@@ -114,7 +121,7 @@ impl World {
         Ok(self.outcome)
     }
 
-    fn store_config(&self) -> StoreConfig {
+    pub(crate) fn store_config(&self) -> StoreConfig {
         StoreConfig {
             flush_bytes_max: 8 * 1024,
             staging_bytes_max: 24 * 1024,
@@ -148,6 +155,10 @@ impl World {
 
     /// Recovers every log, perhaps after being interrupted at it, and reads everything.
     fn start(&mut self) -> Verdict {
+        self.change_shards()?;
+        if self.is_over {
+            return Ok(());
+        }
         if self.dice.once_in(6) && self.plan.kind == Kind::Crash {
             let budget = self.dice.below(40);
             self.recover_all(Some(budget))?;
@@ -225,18 +236,7 @@ impl World {
         let mut turns = 0;
         loop {
             for item in recovery.take_replay() {
-                match item {
-                    ReplayItem::Snapshot(bytes) if bytes.is_empty() => {}
-                    ReplayItem::Snapshot(bytes) => {
-                        let recovered = engine.recover(&bytes);
-                        assert!(
-                            recovered.is_ok(),
-                            "a snapshot that passed its checksum is read: {recovered:?}"
-                        );
-                    }
-                    ReplayItem::Frame(header, body) => engine.replay_frame(&header, &body),
-                    ReplayItem::Note(kind, payload) => engine.replay_note(kind, &payload),
-                }
+                replay(&mut engine, item);
             }
             if let Some(finished) = recovery.take_finished() {
                 let (mut store, report) = finished?;
@@ -490,7 +490,7 @@ impl World {
         Ok(())
     }
 
-    fn crash_requests(&mut self, half_done: Vec<IoRequest>, is_power: bool) {
+    pub(crate) fn crash_requests(&mut self, half_done: Vec<IoRequest>, is_power: bool) {
         self.disk.eio = None;
         self.disk.misdirect = None;
         self.disk.crash(&mut self.dice, &half_done, is_power);
