@@ -20,10 +20,10 @@ use crate::script::ScriptIo;
 use crate::store::{Slots, Store, StoreParts, shape_of};
 
 /// The checkpoint to start from, and what is known of the slots.
-pub(super) struct Chosen {
-    pub(super) checkpoint: Checkpoint,
+pub(crate) struct Chosen {
+    pub(crate) checkpoint: Checkpoint,
     slots: Slots,
-    pub(super) bad: Vec<(u8, CheckpointError)>,
+    pub(crate) bad: Vec<(u8, CheckpointError)>,
 }
 
 /// The last flush of the log.
@@ -134,7 +134,7 @@ pub(crate) async fn read_superblock(io: &ScriptIo, wal: WalId) -> Result<Superbl
 
 /// The newest good checkpoint. A slot that cannot be read counts like a damaged one: the other slot is enough,
 /// since ring space is reused only below what both have freed. If there is no other, recovery ends.
-pub(super) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen, RecoveryError> {
+pub(crate) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen, RecoveryError> {
     let mut good: Vec<Checkpoint> = Vec::new();
     let mut unread = None;
     let mut bad = Vec::new();

@@ -22,6 +22,7 @@ use crate::io::{DirectoryId, FileId, IoFault, IoId, IoOutcome, IoRequest};
 use crate::layout::checkpoint::{Checkpoint, PartitionState};
 use crate::layout::superblock::Superblock;
 use crate::recovery::create::{create_with, empty_checkpoint};
+use crate::recovery::open::{read_checkpoints, read_superblock};
 use crate::recovery::{NewWal, RecoveryError, RecoveryReport, ReplayItem};
 use crate::script::{Script, ScriptIo};
 use crate::store::Store;
@@ -63,6 +64,10 @@ pub enum RehomeError {
     Settle { partition: PartitionId, fault: Option<IoFault> },
     #[error("log {wal} cannot be checkpointed: free space or replace the disk, then start again")]
     Checkpoint { wal: WalId },
+    #[error(
+        "new log {wal} is not as it was written, the old logs stay: check the disk, then start again ({cause})"
+    )]
+    ReadBack { wal: WalId, cause: RecoveryError },
     #[error("engine state cannot be moved: {0}")]
     Engine(String),
     #[error("old log {wal} cannot be removed ({fault:?}): check the permissions of its directory")]
@@ -164,6 +169,7 @@ async fn rehome(
         return Err(RehomeError::Engine(text));
     }
     let report = make(&io, &new, &config, &logs, snapshots, engine.as_ref()).await?;
+    read_back(&io, &new).await?;
     remove(&io, &logs).await?;
     Ok(report)
 }
@@ -226,6 +232,20 @@ async fn make(
         create_with(io, wal, config, checkpoint).await?;
     }
     Ok(report)
+}
+
+/// The old logs are the only other copy: they go only when superblock and both checkpoints of every new log
+/// were read as they should be. A disk that put a write in the wrong place is met here.
+async fn read_back(io: &ScriptIo, new: &[NewWal]) -> Result<(), RehomeError> {
+    for log in new {
+        let wal = log.wal;
+        read_superblock(io, wal).await.map_err(|cause| RehomeError::ReadBack { wal, cause })?;
+        let chosen = read_checkpoints(io, wal).await.map_err(|cause| RehomeError::ReadBack { wal, cause })?;
+        if let Some((_, error)) = chosen.bad.first() {
+            return Err(RehomeError::ReadBack { wal, cause: RecoveryError::NoCheckpoint(*error) });
+        }
+    }
+    Ok(())
 }
 
 /// Removes the old logs: the superblocks of all of them first, so that none is found again.

@@ -288,3 +288,23 @@ fn a_partition_that_cannot_be_settled_stops_the_move_and_loses_nothing() {
     assert_eq!(attempt(&mut disk, 1, &mut 800, &mut { u64::MAX }, &mut dice), Some(Ok(())));
     verify(disk, 1, &truth);
 }
+
+#[test]
+fn old_logs_stay_until_the_new_ones_were_read_back() {
+    let mut dice = Dice::new(5);
+    let mut truth = Truth::default();
+    let mut disk = serve(first_disk(2), 2, &mut truth, &mut dice);
+    let is_new = |wal: &WalId| wal.0 >= 700;
+    disk.faults = Some(Box::new(move |request| match request {
+        IoRequest::Read { file: FileId::Superblock(wal) | FileId::Checkpoint(wal, 1), .. } if is_new(wal) => {
+            Some(IoFault::Other(5))
+        }
+        _ => None,
+    }));
+    let failed = attempt(&mut disk, 3, &mut 700, &mut { u64::MAX }, &mut dice);
+    assert!(matches!(failed, Some(Err(RehomeError::ReadBack { .. }))), "{failed:?}");
+    disk.faults = None;
+    disk.crash(&mut dice, &[]);
+    assert_eq!(attempt(&mut disk, 1, &mut 800, &mut { u64::MAX }, &mut dice), Some(Ok(())));
+    verify(disk, 1, &truth);
+}
