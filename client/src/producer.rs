@@ -197,6 +197,13 @@ impl Producer {
         }
     }
 
+    /// The first failure of a record without receipt since the last flush, which will tell it again. For a
+    /// sender of very much that wants to stop early.
+    #[must_use]
+    pub fn failure(&self) -> Option<ClientError> {
+        lock(&self.handle.shared.lifecycle).failed.clone()
+    }
+
     /// Waits until half of the buffer is free.
     pub async fn room(&self) {
         let shared = &self.handle.shared;

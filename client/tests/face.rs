@@ -185,6 +185,29 @@ async fn refusals_and_limits_reach_the_application() {
 }
 
 #[tokio::test]
+async fn what_is_given_up_is_told_with_the_brokers_reason() {
+    let broker = broker(1, "t", 1).await;
+    let delivery_timeout = Duration::from_millis(200);
+    let config = ProducerConfig { delivery_timeout, ..producing(&broker) };
+    let producer = Producer::connect("t", config).await.unwrap();
+    broker.refuse_with(|call| matches!(call, RequestCall::Append(_)).then_some(ErrorCode::StorageFull));
+    assert_eq!(producer.failure(), None);
+    let receipt = producer.send(Record::value(b"x")).await.unwrap();
+    let error = receipt.await.unwrap_err();
+    assert!(error.to_string().contains("StorageFull"), "{error}");
+    producer.send_nowait(Record::value(b"y")).await.unwrap();
+    let told = producer.flush().await.unwrap_err();
+    assert!(told.to_string().contains("StorageFull"), "{told}");
+    producer.send_nowait(Record::value(b"z")).await.unwrap();
+    while producer.failure().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(producer.flush().await.is_err(), "a failure that was looked at is still told");
+    assert_eq!(producer.failure(), None);
+    producer.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_full_buffer_slows_the_sender_and_not_the_order() {
     let broker = broker(1, "t", 1).await;
     let config = ProducerConfig { buffer_bytes: 2_000, batch_bytes: 500, ..producing(&broker) };

@@ -82,6 +82,10 @@ async fn send(
     };
     let mut sent = 0;
     while sent < chunk.ends.len() {
+        // What follows a record that was given up is not sent: the input would have a gap in the topic.
+        if let Some(error) = producer.failure() {
+            return Err(not_all(error, server, totals));
+        }
         match producer.try_send_all((sent..chunk.ends.len()).map(record_at)) {
             Ok(taken) => sent += taken,
             // Waits for room.

@@ -67,6 +67,8 @@ pub struct ProducerCore<T> {
     released: Vec<(BatchId, usize)>,
     ready: bool,
     fatal: Option<ClientError>,
+    /// Why the broker last asked for a repetition, until it stores something.
+    refused: Option<ClientError>,
     /// When the accumulator has something for a lane with room.
     linger_timer: Option<Instant>,
 }
@@ -98,6 +100,7 @@ impl<T: Default> ProducerCore<T> {
             released: Vec::new(),
             ready: false,
             fatal: None,
+            refused: None,
             linger_timer: None,
             config,
         })
@@ -197,7 +200,7 @@ impl<T: Default> ProducerCore<T> {
                 let settled = lane::never_sent(batch, error);
                 finish(&mut self.events, &mut self.released, partition, settled);
             } else if expired {
-                let error = unsent(self.network.last_problem());
+                let error = unsent(self.network.last_problem(), self.refused.as_ref());
                 let Some(batch) = accumulator.take(partition) else { return };
                 let settled = lane::never_sent(batch, error);
                 finish(&mut self.events, &mut self.released, partition, settled);
@@ -226,8 +229,8 @@ impl<T: Default> ProducerCore<T> {
     }
 
     fn send_lane(&mut self, partition: u32, now: Now) {
+        let detail = unsent(self.network.last_problem(), self.refused.as_ref());
         let lane = &mut self.lanes[partition as usize];
-        let detail = unsent(self.network.last_problem());
         for settled in lane.expire(now.instant, &detail) {
             finish(&mut self.events, &mut self.released, partition, settled);
         }
@@ -382,13 +385,17 @@ impl<T: Default> ProducerCore<T> {
                 ErrorCode::DuplicateSequence => Verdict::Stored(None),
                 ErrorCode::OutOfOrderSequence => Verdict::Gap { refusal, resend: !durable },
                 ErrorCode::UnknownProducer => Verdict::Gap { refusal, resend: true },
-                code if is_temporary(code) => Verdict::Later,
+                code if is_temporary(code) => {
+                    self.refused = Some(refusal.into());
+                    Verdict::Later
+                }
                 _ => Verdict::Failed(refusal.into()),
             },
         };
         if let Verdict::Later = verdict {
             self.topology.doubt(now);
         } else if let Verdict::Stored(_) = verdict {
+            self.refused = None;
             self.topology.confirm();
         }
         let retry_at = match verdict {
@@ -433,7 +440,9 @@ fn is_temporary(code: ErrorCode) -> bool {
     code.is_retriable() || code == ErrorCode::UnknownPartition
 }
 
-fn unsent(problem: Option<&ClientError>) -> ClientError {
+/// What a batch that ran out of time is settled with.
+fn unsent(unreached: Option<&ClientError>, refused: Option<&ClientError>) -> ClientError {
+    let problem = unreached.or(refused);
     let detail = problem.map_or_else(|| "the broker was busy".to_owned(), ClientError::reason);
     ClientError::Unreachable { detail }
 }

@@ -1,0 +1,217 @@
+#!/usr/bin/env python3
+"""Memory of a broker under clients that mean harm: it stays near `memory.budget_bytes`, and idle things are cheap.
+
+In turn, against one broker: many idle connections; a frame announced with 2 GiB; connections that announce large
+messages and stop half way; consumers that ask for much and never read; many partitions; and a backlog far over the
+budget that is produced and then drained. More half-sent messages or more of those consumers than the budget holds
+stop their shard until they are cut off, so the defaults stay below.
+
+Prints resident memory and processor time of each step. Fails when memory passes the budget by more than the allowance
+(indexes, stacks and the allocator's slack lie outside of it), or when an idle broker keeps its processor busy. Needs
+space for the backlog and for the logs of all shards in --work.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import threading
+import time
+
+from broker import MIB, REFUSED, Broker, Connection, read
+
+FRAME_TOO_LARGE = 3
+
+
+class Watch(threading.Thread):
+    """Samples resident memory; `peak` is the largest value since the last `begin`."""
+
+    def __init__(self, broker):
+        super().__init__(daemon=True)
+        self.broker, self.ending, self.peak = broker, threading.Event(), 0
+
+    def run(self):
+        while not self.ending.wait(0.05):
+            self.peak = max(self.peak, self.broker.resident())
+
+    def begin(self):
+        self.peak = self.broker.resident()
+
+    def end(self):
+        self.ending.set()
+        self.join()
+
+
+class Job:
+    def __init__(self, broker, arguments):
+        self.broker, self.arguments = broker, arguments
+        self.watch = Watch(broker)
+        self.watch.start()
+        self.failures = []
+        self.turned_away = 0
+
+    def told(self, what, **figures):
+        rss, peak = self.broker.resident(), max(self.watch.peak, self.broker.resident())
+        text = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+        print(f"{what:<34} rss {rss / MIB:6.0f} MiB  peak {peak / MIB:6.0f} MiB  {text}", flush=True)
+        limit = self.arguments.budget_mib + self.arguments.allowance_mib
+        if peak / MIB > limit:
+            self.failures.append(f"{what}: {peak / MIB:.0f} MiB were resident, at most {limit} are allowed")
+        self.watch.begin()
+
+    def idle(self, what):
+        share = self.broker.idle_cpu(self.arguments.idle_seconds)
+        if share > self.arguments.idle_cpu_max:
+            self.failures.append(f"{what}: an idle broker takes {share:.1%} of a core")
+        return f"{share:.2%}"
+
+    def idle_connections(self):
+        count, before = self.arguments.connections, self.broker.resident()
+        began = time.monotonic()
+        held = [Connection(self.broker.listen) for _ in range(count)]
+        seconds = time.monotonic() - began
+        each = (self.broker.resident() - before) // count
+        self.told(
+            f"{count} idle connections", bytes_each=each, seconds=f"{seconds:.1f}", idle_cpu=self.idle("connections")
+        )
+        for connection in held:
+            connection.close()
+
+    def announced(self):
+        """A frame of 2 GiB is refused at its first bytes; half-sent messages are bounded."""
+        connection = Connection(self.broker.listen)
+        connection.send((1 << 31).to_bytes(4, "little") + (59).to_bytes(4, "little"))
+        if connection.answer() != (REFUSED, FRAME_TOO_LARGE):
+            self.failures.append("a frame of 2 GiB was not refused as too large")
+        connection.close()
+        self.told("2 GiB announced")
+        held, part = [], bytes(MIB)
+        for _ in range(self.arguments.half_senders):
+            try:
+                connection = Connection(self.broker.listen)
+            except ConnectionError:
+                self.turned_away += 1
+                continue
+            connection.socket.setblocking(False)
+            message = (32 * MIB).to_bytes(4, "little") + (59).to_bytes(4, "little") + part
+            try:
+                connection.socket.send(message)
+            except BlockingIOError:
+                pass
+            held.append(connection)
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            for connection in held:
+                try:
+                    connection.socket.send(part)
+                except (BlockingIOError, ConnectionError):
+                    pass
+            time.sleep(0.01)
+        self.told(f"{len(held)} half-sent messages")
+        for connection in held:
+            connection.close()
+
+    def readers_that_do_not_read(self, partition):
+        held = []
+        for _ in range(self.arguments.stuck_readers):
+            try:
+                connection = Connection(partition["address"])
+            except ConnectionError:
+                self.turned_away += 1
+                continue
+            connection.socket.setblocking(False)
+            try:
+                for number in range(2, 402):
+                    connection.socket.send(read(number, int(partition["id"], 16), 0, 8 * MIB))
+            except (BlockingIOError, ConnectionError):
+                pass
+            held.append(connection)
+        time.sleep(3)
+        # Others are served meanwhile.
+        began = time.monotonic()
+        self.broker.ok("produce", "memory-other", stdin=b"served\n")
+        out = self.broker.ok("consume", "memory-other", "--until-end")
+        if out != b"served\n":
+            self.failures.append("another client was not served beside consumers that do not read")
+        served = f"{time.monotonic() - began:.2f} s"
+        away = self.turned_away
+        self.told(f"{len(held)} consumers that never read", others_served_in=served, turned_away=away)
+        for connection in held:
+            connection.close()
+
+    def partitions(self):
+        count, step, before = self.arguments.partitions, 1000, self.broker.resident()
+        began = time.monotonic()
+        for first in range(0, count, step):
+            self.broker.ok("topic", "create", f"many-{first}", "--partitions", str(min(step, count - first)))
+        seconds = time.monotonic() - began
+        each = (self.broker.resident() - before) // count
+        self.told(f"{count} partitions", bytes_each=each, seconds=f"{seconds:.1f}", idle_cpu=self.idle("partitions"))
+
+    def backlog(self, folder):
+        block = folder / "block"
+        line = b"%08d " + b"x" * 990 + b"\n"
+        with open(block, "wb") as out:
+            for number in range(128 * MIB // 1000):
+                out.write(line % number)
+        size, rounds = block.stat().st_size, max(1, self.arguments.backlog_mib // 128)
+        began = time.monotonic()
+        for _ in range(rounds):
+            self.broker.ok("produce", "memory", "--file", str(block), wait=600)
+        seconds = time.monotonic() - began
+        self.told(f"backlog of {rounds * size / MIB:.0f} MiB", mib_per_second=f"{rounds * size / MIB / seconds:.0f}")
+        began = time.monotonic()
+        received = sum(map(len, self._stream("consume", "memory", "--until-end")))
+        seconds = time.monotonic() - began
+        self.told("drained", mib=received // MIB, mib_per_second=f"{received / MIB / seconds:.0f}")
+        if received != rounds * size:
+            self.failures.append(f"{rounds * size} bytes were produced, {received} came back")
+
+    def _stream(self, *words):
+        command = [self.broker.binary, *words, "--server", self.broker.listen]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            while part := process.stdout.read(MIB):
+                yield part
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", default="target/release/martlet")
+    parser.add_argument("--work", help="directory for the data; default: the system's for temporary files")
+    parser.add_argument("--budget-mib", type=int, default=512, help="memory.budget_bytes")
+    parser.add_argument("--allowance-mib", type=int, default=128, help="what may be resident besides")
+    parser.add_argument("--connections", type=int, default=5000)
+    parser.add_argument("--half-senders", type=int, default=2)
+    parser.add_argument("--stuck-readers", type=int, default=60)
+    parser.add_argument("--partitions", type=int, default=10000)
+    parser.add_argument("--backlog-mib", type=int, default=2048)
+    parser.add_argument("--idle-seconds", type=float, default=5)
+    parser.add_argument("--idle-cpu-max", type=float, default=0.05, help="share of a core")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="martlet-memory-", dir=arguments.work) as folder:
+        folder = pathlib.Path(folder)
+        cache = arguments.budget_mib // 4
+        settings = (f"memory.budget_bytes={arguments.budget_mib}MiB", f"memory.tail_cache_bytes={cache}MiB")
+        broker = Broker(os.path.abspath(arguments.binary), folder / "data", settings).start(folder / "broker.log")
+        job = Job(broker, arguments)
+        try:
+            job.told("started", idle_cpu=job.idle("started"))
+            broker.ok("topic", "create", "memory", "--partitions", "2")
+            job.idle_connections()
+            job.partitions()
+            job.announced()
+            job.backlog(folder)
+            described = json.loads(broker.ok("topic", "describe", "memory", "--format", "json"))
+            job.readers_that_do_not_read(described["partitions"][0])
+        finally:
+            job.watch.end()
+            broker.stop()
+        for failure in job.failures:
+            print(f"FAILED {failure}")
+        raise SystemExit(1 if job.failures else 0)
+
+
+if __name__ == "__main__":
+    main()
