@@ -45,7 +45,7 @@ impl World {
     fn open_file(&mut self, machine: MachineId, handle: Handle) -> io::Result<OpenFile> {
         match self.machine(machine).handles.get(&handle.0) {
             Some(Resource::File { file, direct, write, place, .. }) => {
-                Ok(OpenFile { file: *file, direct: *direct, write: *write, place: *place })
+                Ok(OpenFile { file: *file, direct: *direct, write: *write, place })
             }
             _ => Err(errno(libc::EBADF)),
         }

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use super::record::RecordId;
 
 /// A partition of the one topic, by index.
-pub type Partition = u32;
+pub(crate) type Partition = u32;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
