@@ -89,6 +89,10 @@ fn a_wrong_configuration_is_refused_before_anything_starts() {
     let refused = Start::new(&place).with("--set=topic.acks=all").run_refused();
     assert_eq!(refused.0, Some(2));
     assert!(refused.1.contains("durable"), "{}", refused.1);
+    for (level, meant) in [("verbose", "use error, warn, info"), ("warning", "did you mean `warn`?")] {
+        let (code, error) = fails(&["config", "check", "--set", &format!("log.level={level}")]);
+        assert!(code == Some(2) && error.contains(meant), "{code:?} {error}");
+    }
     let (code, error) = fails(&["config", "check", "--config", "/no/such/file.toml"]);
     assert_eq!(code, Some(1));
     assert!(error.contains("/no/such/file.toml") && error.contains("no such file"), "{error}");

@@ -232,10 +232,10 @@ pub const KEYS: &[Key] = &[
     ),
     Key {
         name: "log.level",
-        kind: Kind::Text { empty: false },
+        kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
         default: "info",
         change: Change::Dynamic,
-        doc: "error, warn, info, debug or trace; also by part, as in info,martlet_wal=debug",
+        doc: "least severe level that is logged: error, warn, info, debug or trace",
     },
     restart("log.format", Kind::Choice(&["text", "json"]), "text", "form of the log on standard error"),
 ];

@@ -71,13 +71,24 @@ impl Value {
             }
             Kind::Choice(choices) => {
                 let chosen = choices.iter().find(|choice| **choice == text);
-                chosen
-                    .map(|choice| Value::Choice(choice))
-                    .ok_or_else(|| format!("use {}", choices.join(", ")))
+                chosen.map(|choice| Value::Choice(choice)).ok_or_else(|| {
+                    match nearest_choice(text, choices) {
+                        Some(near) => format!("did you mean `{near}`? use {}", choices.join(", ")),
+                        None => format!("use {}", choices.join(", ")),
+                    }
+                })
             }
             Kind::Addresses => parse_addresses(text).map(Value::Addresses),
         }
     }
+}
+
+/// The choice that `text` is nearest to, if near enough to be meant.
+fn nearest_choice(text: &str, choices: &[&'static str]) -> Option<&'static str> {
+    let lower = text.to_lowercase();
+    let scored = choices.iter().map(|choice| (strsim::damerau_levenshtein(&lower, choice), *choice));
+    let (distance, best) = scored.min()?;
+    (distance <= 1 + lower.chars().count() / 3).then_some(best)
 }
 
 fn parse_addresses(text: &str) -> Result<Vec<SocketAddr>, String> {
