@@ -26,6 +26,9 @@ pub(crate) fn run(command: &StorageCommand, output: &Output) -> Result<(), Failu
     let report = verify(data_dir, &mut progress)
         .map_err(|error| Failure::io(format!("cannot verify {shown}"), &error))?;
     bar.finish_and_clear();
+    if report.wals == 0 && report.clean() {
+        return Err(refuse(data_dir, &io::ErrorKind::NotFound.into()));
+    }
     tell(&report, output)?;
     match report.problems.len() as u64 + report.problems_left_out {
         0 if report.clean() => Ok(()),

@@ -128,3 +128,12 @@ fn doctor_tells_about_this_machine() {
         assert_ne!(check["remedy"], "", "{check}");
     }
 }
+
+#[test]
+fn a_directory_without_a_log_is_not_verified() {
+    let place = Place::new("nolog");
+    for path in [place.path().to_path_buf(), place.path().join("missing")] {
+        let (code, error) = fails(&["storage", "verify", "--data-dir", path.to_str().unwrap()]);
+        assert!(code == Some(1) && error.contains("holds no log"), "{code:?} {error}");
+    }
+}
