@@ -56,6 +56,28 @@ fn bytes_survive_in_every_framing() {
     assert_eq!(broker.ok(&["consume", "prefixed", "--until-end", "--length-prefixed"]), prefixed);
     let (code, error) = broker.fails(&["produce", "prefixed", "--length-prefixed"], b"\0\0\0\x09abc");
     assert!(code == 1 && error.contains("cut off"), "{code} {error}");
+    let cut: &[u8] = b"\0\0\0\x02ab\0\0\0\x09abc";
+    let (code, error) = broker.fails(&["produce", "cut", "--length-prefixed"], cut);
+    assert!(code == 1 && error.contains("1 record with 2 bytes acknowledged before it"), "{code} {error}");
+    assert_eq!(broker.ok(&["consume", "cut", "--until-end"]), b"ab\n");
+    assert_eq!(broker.stop(), Some(0));
+}
+
+#[test]
+fn what_is_told_at_the_end_is_what_is_known() {
+    use support::run_with;
+    let (_place, broker) = broker("told");
+    let told = |arguments: &[&str]| {
+        let output = run_with(&mut broker.command(arguments), b"ab\n");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(told(&["produce", "t"]), "1 record with 2 bytes acknowledged\n");
+    assert_eq!(told(&["produce", "t", "--acks", "none"]), "1 record with 2 bytes sent\n");
+    let (code, error) = broker.fails(&["consume", "t", "--cursor", "no spaces", "--until-end"], b"");
+    assert!(code == 2 && error.contains("cursor"), "{code} {error}");
+    let output = run_with(&mut broker.command(&["consume", "t", "--cursor", "", "--until-end"]), b"");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
     assert_eq!(broker.stop(), Some(0));
 }
 

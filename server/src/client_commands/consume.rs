@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use martlet_client::{Admin, ClientError, ConsumedRecord, Consumer, ConsumerConfig, Delivery, StartAt};
+use martlet_core::names::check_part;
 use serde_json::{Map, Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -63,6 +64,10 @@ impl<'a> Reading<'a> {
         output: Output,
     ) -> Result<Reading<'a>, Failure> {
         let topic = topic_name(&arguments.topic)?;
+        if let Some(cursor) = &arguments.cursor {
+            // The broker would refuse it too, but only after records were printed.
+            check_part("cursor", cursor).map_err(|refusal| Failure::Usage(refusal.detail))?;
+        }
         let admin = super::admin(server, "consume").await?;
         let described = describe(&admin, server, &arguments.topic).await?;
         let chosen = chosen_partitions(&described, arguments.partition)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use martlet_client::{Admin, ClientError, Codec, Producer, ProducerConfig, Record};
-use martlet_core::{ErrorCode, Refusal};
+use martlet_core::{Acks, ErrorCode, Refusal};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -44,13 +44,20 @@ pub(crate) fn run(arguments: &ProduceArguments, server: &str, output: &Output) -
         let producer = connect(arguments, server, codec, output).await?;
         let mut chunks = read_in_background(input, arguments.framing)?;
         let mut totals = Totals::default();
+        let mut broken = None;
         while let Some(chunk) = chunks.recv().await {
-            send(&producer, &chunk?, arguments, server, &mut totals).await?;
+            match chunk {
+                Ok(chunk) => send(&producer, &chunk, arguments, server, &mut totals).await?,
+                Err(failure) => broken = Some(failure),
+            }
             progress.set_position(if length.is_some() { totals.input_bytes } else { totals.records });
         }
         producer.close().await.map_err(|error| not_all(error, server, &totals))?;
         progress.finish_and_clear();
-        let text = format!("{} records with {} bytes acknowledged", totals.records, totals.bytes);
+        let text = totals.told(arguments.acks);
+        if let Some(failure) = broken {
+            return Err(Failure::Failed(format!("{failure}; {text} before it")));
+        }
         if output.is_json() {
             return output.say("", &json!({ "records": totals.records, "bytes": totals.bytes }));
         }
@@ -65,6 +72,17 @@ struct Totals {
     /// Of records as they stand in the input, without what ends them.
     bytes: u64,
     input_bytes: u64,
+}
+
+impl Totals {
+    /// What became of the records, none of which failed.
+    fn told(&self, acks: Option<Acks>) -> String {
+        let records = if self.records == 1 { "record" } else { "records" };
+        let bytes = if self.bytes == 1 { "byte" } else { "bytes" };
+        // Without answers nobody knows more.
+        let done = if acks == Some(Acks::None) { "sent" } else { "acknowledged" };
+        format!("{} {records} with {} {bytes} {done}", self.records, self.bytes)
+    }
 }
 
 async fn send(
@@ -215,13 +233,16 @@ fn read_in_background(
                 chunk.ends.push(chunk.bytes.len());
             });
             chunk.input_bytes = splitter.bytes();
-            let message = match read {
-                Ok(true) => Ok(chunk),
-                Ok(false) => return,
-                Err(failure) => Err(failure),
-            };
-            let failed = message.is_err();
-            if sender.blocking_send(message).is_err() || failed {
+            // Whole records in front of what cannot be read are sent like any others.
+            let goes_on = matches!(read, Ok(true));
+            if (goes_on || !chunk.ends.is_empty()) && sender.blocking_send(Ok(chunk)).is_err() {
+                return;
+            }
+            if let Err(failure) = read {
+                // Fails if the command has ended, which needs no reason any more.
+                let _ = sender.blocking_send(Err(failure));
+            }
+            if !goes_on {
                 return;
             }
         }
