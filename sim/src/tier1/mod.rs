@@ -169,7 +169,7 @@ mod tests {
 
     /// Seeds that once failed, and why. What a seed meets changes with the simulator; the unit tests of the
     /// fixes do not.
-    const KEPT: [(u64, &str); 10] = [
+    const KEPT: [(u64, &str); 18] = [
         (2416, "a carry was staged where the ring had no room: no checkpoint could be written any more"),
         (4455, "the same, at a clean stop"),
         (6044, "the same, with crashes only"),
@@ -180,6 +180,14 @@ mod tests {
         (7677, "the same, on two shards"),
         (7986, "rot in the last durable flush while another was under way: cannot be told from a torn write"),
         (428, "one failed read of the ring at recovery became a hole for ever"),
+        (453, "the same, at recovery or at a settle"),
+        (674, "the same, at recovery or at a settle"),
+        (2304, "the same, at recovery or at a settle"),
+        (2540, "the same, at recovery or at a settle"),
+        (2880, "the same, at recovery or at a settle"),
+        (5175, "the same, at recovery or at a settle"),
+        (7631, "the same, at recovery or at a settle"),
+        (7821, "the same, at recovery or at a settle"),
     ];
 
     #[test]
