@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Memory of a broker under clients that mean harm: it stays near `memory.budget_bytes`, and idle things are cheap.
 
-In turn, against one broker: many idle connections; a frame announced with 2 GiB; connections that announce large
-messages and stop half way; consumers that ask for much and never read; many partitions; and a backlog far over the
+In turn, against one broker: many partitions; many idle connections; a frame announced with 2 GiB; connections that announce large
+messages and stop half way; consumers that ask for much and never read; and a backlog far over the
 budget that is produced and then drained. More half-sent messages or more of those consumers than the budget holds
 stop their shard until they are cut off, so the defaults stay below.
 
@@ -148,7 +148,14 @@ class Job:
             self.broker.ok("topic", "create", f"many-{first}", "--partitions", str(min(step, count - first)))
         seconds = time.monotonic() - began
         each = (self.broker.resident() - before) // count
-        self.told(f"{count} partitions", bytes_each=each, seconds=f"{seconds:.1f}", idle_cpu=self.idle("partitions"))
+        self.told(f"{count} empty partitions", bytes_each=each, seconds=f"{seconds:.1f}", idle_cpu=self.idle("empty"))
+        began, before = time.monotonic(), self.broker.resident()
+        records = b"".join(b"key %d\tvalue\n" % number for number in range(5 * step))
+        for first in range(0, count, step):
+            self.broker.ok("produce", f"many-{first}", "--key-separator", r"\t", stdin=records)
+        seconds = time.monotonic() - began
+        each = (self.broker.resident() - before) // count
+        self.told("a few records in each", bytes_each=each, seconds=f"{seconds:.1f}", idle_cpu=self.idle("records"))
 
     def backlog(self, folder):
         block = folder / "block"
@@ -199,8 +206,8 @@ def main():
         try:
             job.told("started", idle_cpu=job.idle("started"))
             broker.ok("topic", "create", "memory", "--partitions", "2")
-            job.idle_connections()
             job.partitions()
+            job.idle_connections()
             job.announced()
             job.backlog(folder)
             described = json.loads(broker.ok("topic", "describe", "memory", "--format", "json"))
