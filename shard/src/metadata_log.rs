@@ -49,6 +49,8 @@ pub(crate) struct MetadataLog {
     committed: Vec<(u64, Bytes)>,
     /// Why no command is taken any more.
     damage: Option<String>,
+    /// The state has changed without a command: a snapshot must stand in the log before the next one.
+    owes_snapshot: bool,
 }
 
 impl MetadataLog {
@@ -75,6 +77,10 @@ impl MetadataLog {
         self.damage.get_or_insert(why);
     }
 
+    pub(crate) fn owe_snapshot(&mut self) {
+        self.owes_snapshot = true;
+    }
+
     /// Recovery is over: the state is `applied`, the log has `bytes`.
     pub(crate) fn start(&mut self, applied: u64, bytes: u64, snapshot: Bytes) {
         self.staged = applied;
@@ -97,6 +103,9 @@ impl Engine {
         }
         if let Some(why) = &self.metadata_log.damage {
             return Err(Refusal::new(ErrorCode::CorruptRange, why.clone()));
+        }
+        if !matches!(command, Command::Snapshot(_)) {
+            self.pay_snapshot(log, now)?;
         }
         if self.metadata_log.pending >= METADATA_COMMANDS_PENDING_MAX {
             return Err(Refusal::new(
@@ -147,6 +156,16 @@ impl Engine {
             callers: Callers { first: token, repeats: Vec::new() },
             write: Write::Command { base_offset, index, command, encoded },
         });
+        Ok(())
+    }
+
+    /// Logs the state if it has changed without a command: the next one builds on it.
+    pub(crate) fn pay_snapshot(&mut self, log: &mut dyn Log, now: Now) -> Result<(), Refusal> {
+        if self.metadata_log.owes_snapshot {
+            let snapshot = Command::Snapshot(Box::new(self.metadata.clone()));
+            self.propose(log, snapshot, None, now)?;
+            self.metadata_log.owes_snapshot = false;
+        }
         Ok(())
     }
 

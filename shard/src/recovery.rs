@@ -27,6 +27,9 @@ impl Engine {
         let snapshot = Snapshot::decode(snapshot)?;
         self.metadata = snapshot.metadata.unwrap_or_default();
         self.recovered = snapshot.partitions;
+        if let Some(why) = snapshot.damage {
+            self.metadata_log.set_damage(why);
+        }
         for command in &snapshot.commands {
             self.replay_command(command);
         }
@@ -80,17 +83,34 @@ impl Engine {
         self.durable = log.durable();
         self.turn.start(now.instant.after(self.config.retention_interval));
         if self.config.shard == ShardId(0) {
+            let known = self.recovered.get(&PartitionId::METADATA).map_or(0, |memory| memory.next_offset);
             self.open(log, PartitionId::METADATA, None);
             self.metadata_is_known = true;
+            if log.extent(PartitionId::METADATA).is_some_and(|extent| extent.next_offset > known) {
+                self.lose_commands();
+            }
             let applied = self.metadata.applied();
             let snapshot = Command::Snapshot(Box::new(self.metadata.clone())).encode(applied);
             let bytes = log.extent(PartitionId::METADATA).unwrap_or_default().bytes;
             self.metadata_log.start(applied, bytes, Bytes::from(snapshot));
             self.reconcile(log);
+            // Refused for now, it is tried again before the next command.
+            let _ = self.pay_snapshot(log, now);
         }
         let mut problems = std::mem::take(&mut self.problems);
         problems.extend(self.metadata_damage().map(str::to_owned));
         Recovered { problems, partitions: self.partitions.len(), topics: self.metadata.topics().count() }
+    }
+
+    /// The log says that commands may have been lost that recovery was not told of.
+    fn lose_commands(&mut self) {
+        self.metadata.skip_ids();
+        self.metadata_log.owe_snapshot();
+        self.problems.push(
+            "records of the log were lost, perhaps changes of topics among them: topics are as they were before; \
+             check them, and create again what is missing"
+                .to_owned(),
+        );
     }
 
     /// Problems found since recovery.

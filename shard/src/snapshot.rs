@@ -18,6 +18,8 @@ const VERSION: u8 = 1;
 pub(crate) struct Snapshot {
     /// On shard 0 only.
     pub(crate) metadata: Option<State>,
+    /// Why no command of the metadata is taken any more.
+    pub(crate) damage: Option<String>,
     /// Commands staged and not applied.
     pub(crate) commands: Vec<Vec<u8>>,
     pub(crate) partitions: BTreeMap<PartitionId, Memory>,
@@ -32,20 +34,22 @@ impl Snapshot {
 
     fn encode(&self) -> Vec<u8> {
         let commands = self.commands.iter().map(Vec::as_slice);
-        encode(self.metadata.as_ref(), commands.collect(), self.partitions.iter().collect())
+        let metadata = self.metadata.as_ref().map(|state| (state, self.damage.as_deref()));
+        encode(metadata, commands.collect(), self.partitions.iter().collect())
     }
 }
 
 fn encode(
-    metadata: Option<&State>,
+    metadata: Option<(&State, Option<&str>)>,
     commands: Vec<&[u8]>,
     partitions: BTreeMap<&PartitionId, &Memory>,
 ) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.byte(VERSION);
     writer.byte(u8::from(metadata.is_some()));
-    if let Some(state) = metadata {
+    if let Some((state, damage)) = metadata {
         state.encode(&mut writer);
+        writer.blob(damage.unwrap_or_default().as_bytes());
     }
     writer.number(commands.len() as u64);
     for command in commands {
@@ -65,6 +69,8 @@ fn read(bytes: &[u8]) -> Result<Snapshot, CodecError> {
     let mut snapshot = Snapshot::default();
     if reader.byte()? == 1 {
         snapshot.metadata = Some(State::decode(&mut reader)?);
+        let damage = String::from_utf8_lossy(reader.blob()?).into_owned();
+        snapshot.damage = Some(damage).filter(|damage| !damage.is_empty());
     }
     for _ in 0..reader.count()? {
         snapshot.commands.push(reader.blob()?.to_vec());
@@ -82,7 +88,7 @@ impl Engine {
     /// staged: it may become the recovery point only once everything staged before it is durable.
     #[must_use]
     pub fn snapshot(&self) -> Vec<u8> {
-        let metadata = (self.config.shard == ShardId(0)).then_some(&self.metadata);
+        let metadata = (self.config.shard == ShardId(0)).then(|| (&self.metadata, self.metadata_damage()));
         let commands = self.staged_commands().map(|encoded| &encoded[..]).collect();
         let open = self.partitions.iter().map(|(id, partition)| (id, &partition.memory));
         let worth_keeping = |(_, memory): &(&PartitionId, &Memory)| **memory != Memory::default();
@@ -104,7 +110,9 @@ pub struct LogState {
 /// # Errors
 /// A snapshot cannot be read.
 pub fn slots(snapshots: &[Vec<u8>]) -> Result<SlotTable, Refusal> {
-    Ok(newest_metadata(&decode_all(snapshots.iter())?).map(|state| state.slots().clone()).unwrap_or_default())
+    let snapshots = decode_all(snapshots.iter())?;
+    let newest = newest_metadata(&snapshots).and_then(|snapshot| snapshot.metadata.as_ref());
+    Ok(newest.map(|state| state.slots().clone()).unwrap_or_default())
 }
 
 /// Deals the states of all logs out to `shards` shards: each partition's to its owner, the metadata to shard
@@ -115,10 +123,13 @@ pub fn slots(snapshots: &[Vec<u8>]) -> Result<SlotTable, Refusal> {
 /// A snapshot cannot be read.
 pub fn redistribute(logs: &[LogState], shards: u16) -> Result<Vec<Vec<u8>>, Refusal> {
     let mut snapshots = decode_all(logs.iter().map(|log| &log.snapshot))?;
-    let metadata = newest_metadata(&snapshots).cloned();
+    let newest = newest_metadata(&snapshots);
+    let damage = newest.and_then(|snapshot| snapshot.damage.clone());
+    let metadata = newest.and_then(|snapshot| snapshot.metadata.clone());
     let slots = metadata.as_ref().map(|state| state.slots().clone()).unwrap_or_default();
     let mut dealt = vec![Snapshot::default(); usize::from(shards.max(1))];
     dealt[0].metadata = metadata;
+    dealt[0].damage = damage;
     let claimed: BTreeSet<PartitionId> = logs.iter().flat_map(|log| log.partitions.iter().copied()).collect();
     for (log, snapshot) in logs.iter().zip(&mut snapshots) {
         for (id, memory) in std::mem::take(&mut snapshot.partitions) {
@@ -138,6 +149,7 @@ fn decode_all<'a>(snapshots: impl Iterator<Item = &'a Vec<u8>>) -> Result<Vec<Sn
 }
 
 /// Of a start that was interrupted there may be two; the older one is a copy.
-fn newest_metadata(snapshots: &[Snapshot]) -> Option<&State> {
-    snapshots.iter().filter_map(|snapshot| snapshot.metadata.as_ref()).max_by_key(|state| state.applied())
+fn newest_metadata(snapshots: &[Snapshot]) -> Option<&Snapshot> {
+    let applied = |snapshot: &&Snapshot| snapshot.metadata.as_ref().map(State::applied);
+    snapshots.iter().filter(|snapshot| snapshot.metadata.is_some()).max_by_key(applied)
 }

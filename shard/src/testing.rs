@@ -16,6 +16,8 @@ pub enum Record {
     Open(PartitionId),
     Drop(PartitionId),
     Trim(PartitionId, Offset),
+    /// Offsets below this one were lost, perhaps.
+    Skip(PartitionId, Offset),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,7 +91,7 @@ impl MemoryLog {
             match record {
                 Record::Frame(header, body) => engine.replay_frame(header, body),
                 Record::Note(kind, payload) => engine.replay_note(*kind as u8, payload),
-                Record::Open(_) | Record::Drop(_) | Record::Trim(..) => {}
+                Record::Open(_) | Record::Drop(_) | Record::Trim(..) | Record::Skip(..) => {}
             }
         }
     }
@@ -127,6 +129,9 @@ impl MemoryLog {
             }
             Record::Drop(id) => {
                 self.partitions.remove(id);
+            }
+            Record::Skip(id, next_offset) => {
+                self.partitions.entry(*id).or_default().extent.next_offset = *next_offset;
             }
             Record::Trim(id, log_start) => {
                 if let Some(partition) = self.partitions.get_mut(id) {

@@ -16,6 +16,13 @@ use crate::settings::{self, Settings};
 
 pub use command::Command;
 
+/// Ids of each kind that are passed over when commands may have been lost: more than the commands that fit
+/// into any log can take. 64 bits hold millions of such leaps.
+const IDS_SKIPPED_AFTER_LOSS: u64 = 1 << 40;
+/// Ranges of partition ids of which it is not known whether they were allotted. Over this the last two become
+/// one with what lies between.
+const UNKNOWN_RANGES_MAX: usize = 64;
+
 /// A topic.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Topic {
@@ -74,6 +81,9 @@ pub struct State {
     /// Producer ids below it are taken; 0 means none.
     next_producer: u64,
     partition_count: u64,
+    /// Ranges of partition ids below `next_partition` that lost commands may have allotted. Whatever carries
+    /// one is left alone.
+    unknown: Vec<(u64, u64)>,
 }
 
 impl Default for State {
@@ -85,6 +95,7 @@ impl Default for State {
             next_partition: 1,
             next_producer: 1,
             partition_count: 0,
+            unknown: Vec::new(),
         }
     }
 }
@@ -110,10 +121,23 @@ impl State {
         &self.slots
     }
 
-    /// Whether the id was ever given to a partition.
+    /// Whether the id was ever given to a partition, as far as that is known.
     #[must_use]
     pub fn is_allotted(&self, partition: PartitionId) -> bool {
-        partition.0 < self.next_partition
+        let is_unknown = self.unknown.iter().any(|(from, upto)| (*from..*upto).contains(&partition.0));
+        partition.0 < self.next_partition && !is_unknown
+    }
+
+    /// Commands may have been lost, nobody knows which: no id that they may have taken is given again.
+    pub(crate) fn skip_ids(&mut self) {
+        let from = self.next_partition;
+        self.next_partition = from.saturating_add(IDS_SKIPPED_AFTER_LOSS);
+        self.next_producer = self.next_producer.saturating_add(IDS_SKIPPED_AFTER_LOSS);
+        let is_full = self.unknown.len() >= UNKNOWN_RANGES_MAX;
+        match self.unknown.last_mut() {
+            Some(last) if last.1 == from || is_full => last.1 = self.next_partition,
+            _ => self.unknown.push((from, self.next_partition)),
+        }
     }
 
     /// Every partition of every topic.
@@ -308,6 +332,11 @@ impl State {
         writer.number(self.applied);
         writer.number(self.next_partition);
         writer.number(self.next_producer);
+        writer.number(self.unknown.len() as u64);
+        for (from, upto) in &self.unknown {
+            writer.number(*from);
+            writer.number(*upto);
+        }
         writer.number(self.slots.assigned.len() as u64);
         for (slot, shard) in &self.slots.assigned {
             writer.number(u64::from(slot.0));
@@ -334,6 +363,9 @@ impl State {
             next_producer: reader.number()?,
             ..State::default()
         };
+        for _ in 0..reader.count()? {
+            state.unknown.push((reader.number()?, reader.number()?));
+        }
         for _ in 0..reader.count()? {
             state.slots.assigned.insert(SlotId(reader.narrow()?), ShardId(reader.narrow()?));
         }

@@ -140,7 +140,7 @@ fn recovery_opens_what_is_missing_drops_what_is_deleted_and_keeps_what_is_news()
     bench.log = before_delete;
     let mut engine = Engine::new(config(), Box::new(AllowAll));
     let recovered = engine.finish_recovery(&mut bench.log, bench.now);
-    assert_eq!(recovered.problems.len(), 1);
+    assert_eq!(recovered.problems.len(), 2);
     assert!(bench.log.partitions().contains(&ids[0]));
 }
 

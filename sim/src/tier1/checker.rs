@@ -60,8 +60,11 @@ pub(crate) struct Checker {
     /// The newest flush of a ring was damaged: its loss looks like a torn write, offsets after it start
     /// again.
     pub(crate) is_tail_damaged: bool,
-    /// Damage hit notes or metadata: cursors and topics may be older, if that was reported.
+    /// Damage hit a ring since the last verdict: cursors and topics may be older.
     pub(crate) is_state_loose: bool,
+    /// The newest flush of a ring was damaged, once: ids in it may be given again, it cannot be told from a torn
+    /// one.
+    pub(crate) may_ids_return: bool,
 }
 
 pub(crate) type Verdict = Result<(), String>;
@@ -152,8 +155,10 @@ impl Checker {
     ) -> Verdict {
         let may_be_lost = std::mem::take(&mut self.may_be_lost);
         let known = self.partitions.entry(id).or_default();
-        // A flush that was lost whole moves every log up, so that no offset is used again.
-        if log_start > known.log_start && !known.is_retained && !self.is_state_loose {
+        // Where a flush was lost whole, logs that are empty as far as anyone knows begin higher, so that no offset
+        // is used again; at every start, as long as the ring holds the place.
+        let is_costly = known.at.range(..log_start).any(|(_, number)| !may_be_lost.contains(number));
+        if log_start > known.log_start && !known.is_retained && is_costly && !self.is_state_loose {
             return Err(format!("the log of {id} begins at {log_start} and nothing may be removed from it"));
         }
         known.log_start = log_start;

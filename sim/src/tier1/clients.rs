@@ -285,7 +285,7 @@ impl World {
             },
             Job::Open { partition } => {
                 if let Ok(Reply::Producer { producer, .. }) = result {
-                    if !self.checker.producers.insert(producer.0) && !self.checker.is_state_loose {
+                    if !self.checker.producers.insert(producer.0) && !self.checker.may_ids_return {
                         return Err(format!("producer id {producer} was given twice"));
                     }
                     self.clients.streams.push(Stream {
@@ -430,7 +430,7 @@ impl World {
         self.clients.topics[name].partitions = partitions;
         let is_retained = self.clients.topics[name].is_retained;
         for id in now.into_iter().filter(|id| !before.contains(id)) {
-            if !self.checker.partition_ids.insert(id) && !self.checker.is_state_loose {
+            if !self.checker.partition_ids.insert(id) && !self.checker.may_ids_return {
                 return Err(format!("partition id {id} was used twice"));
             }
             self.checker.partitions.entry(id).or_default().is_retained = is_retained;

@@ -28,6 +28,9 @@ impl World {
                 other => return Err(format!("cursor {key:?} was answered with {other:?}")),
             }
         }
+        self.judged = self.disk.damage.len();
+        self.checker.is_tail_damaged = false;
+        self.checker.is_state_loose = false;
         Ok(())
     }
 

@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) jobs: BTreeMap<CallToken, Job>,
     pub(crate) next_token: u64,
     pub(crate) outcome: Outcome,
+    /// Damage whose cost was seen: whatever was there then is there for good.
+    pub(crate) judged: usize,
     /// The medium was damaged and a log could not be opened: nothing more to do.
     pub(crate) is_over: bool,
 }
@@ -90,6 +92,7 @@ impl World {
             jobs: BTreeMap::new(),
             next_token: 0,
             outcome: Outcome::default(),
+            judged: 0,
             is_over: false,
         }
     }
@@ -241,12 +244,9 @@ impl World {
             if let Some(finished) = recovery.take_finished() {
                 let (mut store, report) = finished?;
                 self.wals[shard] = Some(store.wal());
-                if !report.damage.is_empty() || !report.holes.is_empty() {
-                    self.checker.is_state_loose |= self.plan.kind.is_medium();
-                }
                 let recovered = engine.finish_recovery(&mut StoreLog(&mut store), self.now);
                 if !recovered.problems.is_empty() {
-                    assert!(self.checker.is_state_loose, "nothing was damaged: {:?}", recovered.problems);
+                    assert!(!self.disk.damage.is_empty(), "nothing was damaged: {:?}", recovered.problems);
                 }
                 return Ok(Some((store, engine)));
             }
@@ -533,10 +533,14 @@ impl World {
 
     /// What damage done so far may cost.
     pub(crate) fn note_damage(&mut self) {
-        for damage in &self.disk.damage {
+        for (number, damage) in self.disk.damage.iter().enumerate() {
             self.checker.may_be_lost.extend(&damage.batches);
+            if number < self.judged {
+                continue;
+            }
             let is_ring = damage.file.is_some_and(|file| place_of(file) == Place::Ring);
             self.checker.is_tail_damaged |= damage.is_last_flush;
+            self.checker.may_ids_return |= damage.is_last_flush;
             self.checker.is_state_loose |= is_ring;
         }
     }

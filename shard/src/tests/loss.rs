@@ -1,0 +1,84 @@
+//! The log lost records of which nobody knows whether they were changes of topics.
+
+use super::*;
+
+fn producer(bench: &mut Bench) -> ProducerId {
+    let token = bench.submit(Call::ProducerOpen);
+    bench.flush();
+    bench.flush();
+    match bench.take(token) {
+        Some(Ok(Reply::Producer { producer, .. })) => producer,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn ids_that_lost_commands_may_have_taken_are_never_given_again() {
+    let mut bench = Bench::new();
+    let kept = bench.topic("kept", 2, &[]);
+    let end = bench.log.end();
+    let lost = bench.topic("lost", 3, &[]);
+    let before = producer(&mut bench);
+
+    // The creation of the second topic and the block of producer ids are gone; its partitions have records.
+    let mut log = MemoryLog::new();
+    for record in &bench.log.records()[..end] {
+        log.push(record.clone());
+    }
+    log.push(Record::Skip(PartitionId::METADATA, 1 << 32));
+    for id in &lost {
+        log.push(Record::Open(*id));
+    }
+    log.flush();
+    bench.log = log;
+    bench.restart(bench.log.end(), None);
+    assert!(bench.log.partitions().iter().filter(|id| lost.contains(id)).count() == 3, "kept, not served");
+    bench.flush();
+
+    let after = bench.topic("after", 3, &[]);
+    assert!(after.iter().all(|id| !lost.contains(id) && !kept.contains(id)));
+    let block = martlet_core::limits::PRODUCER_IDS_BLOCK;
+    assert!(producer(&mut bench).0 > before.0 + block);
+
+    // The leap is in the log: what was given after it is the same at the next start, and nothing leaps again.
+    let known = bench.engine.snapshot();
+    bench.restart(bench.log.end(), None);
+    assert_eq!(bench.engine.snapshot(), known);
+    let more = bench.topic("more", 1, &[]);
+    assert_eq!(more[0].0, after[2].0 + 1);
+    assert!(bench.log.partitions().iter().filter(|id| lost.contains(id)).count() == 3, "still kept");
+}
+
+#[test]
+fn a_command_waits_until_the_leap_is_in_the_log() {
+    let mut bench = Bench::new();
+    bench.topic("kept", 1, &[]);
+    let next = 1 << 32;
+    bench.log.push(Record::Skip(PartitionId::METADATA, next));
+    bench.log.flush();
+    let mut log = bench.log.crash(bench.log.end());
+    log.is_fenced = true;
+    bench.log = log;
+    bench.engine = Engine::new(config(), Box::new(AllowAll));
+    bench.log.replay(&mut bench.engine, 0);
+    bench.engine.finish_recovery(&mut bench.log, bench.now);
+    bench.log.is_fenced = false;
+    let made = bench.topic("made", 1, &[]);
+    bench.restart(bench.log.end(), None);
+    let name = "made".parse().unwrap();
+    match bench.call(Call::TopicDescribe { name }) {
+        Ok(Reply::Topic(view)) => assert_eq!(view.partitions[0].0, made[0]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn known_damage_is_remembered_by_a_snapshot() {
+    let mut bench = Bench::new();
+    bench.topic("kept", 1, &[]);
+    bench.engine.replay_command(b"rot");
+    let snapshot = bench.engine.snapshot();
+    let mut engine = Engine::new(config(), Box::new(AllowAll));
+    engine.recover(&snapshot).unwrap();
+    assert!(engine.metadata_damage().is_some());
+}
