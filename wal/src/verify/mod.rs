@@ -164,13 +164,14 @@ impl Verifier<'_> {
         let inspected = match self.inspect(wal) {
             Ok(inspected) => inspected,
             Err(error) => {
-                let file = match &error {
-                    RecoveryError::NoCheckpoint(_) => FileId::Checkpoint(wal, 0),
-                    RecoveryError::Flush(_) => FileId::Ring(wal, 0),
-                    RecoveryError::Io { file, .. } => *file,
-                    _ => FileId::Superblock(wal),
+                let (file, offset) = match &error {
+                    RecoveryError::NoCheckpoint(_) => (FileId::Checkpoint(wal, 0), 0),
+                    RecoveryError::Flush(_) => (FileId::Ring(wal, 0), 0),
+                    RecoveryError::Io { file, .. } => (*file, 0),
+                    RecoveryError::Unread { file, offset, .. } => (*file, *offset),
+                    _ => (FileId::Superblock(wal), 0),
                 };
-                self.problem(file, 0, error.to_string());
+                self.problem(file, offset, error.to_string());
                 return None;
             }
         };
