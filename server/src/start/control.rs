@@ -2,12 +2,14 @@
 //! and stop: HTTP answers before the shards serve, and goes on until they have drained.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use martlet_core::config::{Change, Settings};
 use martlet_node::threads::{DriverFactory, Node};
 use martlet_node::{NodeConfig, NodeError};
+use rustix::fs::{Access, access};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info, warn};
@@ -53,7 +55,9 @@ async fn serve(mut broker: Broker<'_>) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let (http_listeners, http_addresses) = bind_http(&broker.settings).await?;
     let gateways: martlet_node::Gateways = vec![Arc::new(martlet_gateway_native::NativeGateway::new())];
-    let node = Node::start(broker.config.clone(), gateways, broker.drivers.clone()).map_err(failure_of)?;
+    let data_dir = broker.config.data_dir.clone();
+    let node = Node::start(broker.config.clone(), gateways, broker.drivers.clone())
+        .map_err(|error| failure_of(error, &data_dir))?;
     let handle = node.handle();
     let facts = Arc::new(Facts::new(handle.clone(), &broker.settings));
     for listener in http_listeners {
@@ -76,7 +80,7 @@ async fn serve(mut broker: Broker<'_>) -> Result<(), Failure> {
             outcome = &mut ended => {
                 return match outcome {
                     Ok(Ok(())) => Ok(()),
-                    Ok(Err(failure)) => Err(failure_of(failure)),
+                    Ok(Err(failure)) => Err(failure_of(failure, &data_dir)),
                     Err(error) => Err(Failure::Failed(format!("the node ended unexpectedly: {error}"))),
                 };
             }
@@ -96,7 +100,13 @@ async fn serve(mut broker: Broker<'_>) -> Result<(), Failure> {
     }
 }
 
-fn failure_of(error: NodeError) -> Failure {
+fn failure_of(error: NodeError, data_dir: &Path) -> Failure {
+    let is_usable = data_dir.is_dir() && access(data_dir, Access::WRITE_OK).is_ok();
+    if matches!(error, NodeError::Storage { .. }) && !is_usable {
+        return Failure::Failed(format!(
+            "{error}: name a directory that this user can make and write with --data-dir"
+        ));
+    }
     Failure::Failed(error.to_string())
 }
 
