@@ -6,7 +6,7 @@ use martlet_client::{Admin, ConnectConfig};
 use martlet_core::config::{Settings, show_bytes};
 use martlet_core::native::Setting;
 use martlet_runtime::probe::{Finding, Severity};
-use rustix::fs::{StatVfsMountFlags, statfs, statvfs};
+use rustix::fs::{StatFs, StatVfsMountFlags, statfs, statvfs};
 use serde_json::json;
 
 use crate::cli::DoctorArguments;
@@ -25,6 +25,8 @@ const UNSUITABLE: &[(i64, &str)] = &[
     (0xff53_4d42, "cifs"),
     (0x794c_7630, "overlayfs"),
 ];
+/// Those of them that are memory.
+const IN_MEMORY: &[&str] = &["tmpfs", "ramfs"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
@@ -58,7 +60,7 @@ impl Check {
     }
 }
 
-pub(crate) fn run(arguments: &DoctorArguments, server: &str, output: &Output) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &DoctorArguments, asked: Option<&str>, output: &Output) -> Result<(), Failure> {
     let mut checks = machine();
     match settings::load(&arguments.settings) {
         Ok(settings) => {
@@ -71,7 +73,9 @@ pub(crate) fn run(arguments: &DoctorArguments, server: &str, output: &Output) ->
         }
     }
     if !arguments.offline {
-        checks.extend(broker(server));
+        // A broker that was asked for is missed; that there is none at the usual place may be meant.
+        let missing = if asked.is_some() { State::Problem } else { State::Warning };
+        checks.extend(broker(client_commands::server(asked)?, missing));
     }
     let rows = checks.iter().map(|check| {
         vec![check.state.name().to_owned(), check.name.clone(), check.detail.clone(), check.remedy.clone()]
@@ -107,14 +111,26 @@ fn machine() -> Vec<Check> {
 fn data_directory(settings: &Settings) -> Vec<Check> {
     let name = "data directory";
     let path = Path::new(settings.text("data_dir"));
-    // A directory that is not there yet will be made: look at the nearest one that is.
-    let Some(nearest) = path.ancestors().find(|path| path.try_exists().unwrap_or(false) && path.is_dir())
-    else {
-        let nearest = if path.is_relative() { Path::new(".") } else { Path::new("/") };
-        return file_system(name, path, nearest, settings);
-    };
-    let nearest = if nearest.as_os_str().is_empty() { Path::new(".") } else { nearest };
-    file_system(name, path, nearest, settings)
+    file_system(name, path, nearest_directory(path), settings)
+}
+
+/// A directory that is not there yet will be made: the nearest one that is.
+fn nearest_directory(path: &Path) -> &Path {
+    let none = if path.is_relative() { Path::new(".") } else { Path::new("/") };
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(none)
+}
+
+/// The name of the file system that keeps `path` in memory, if one does: nothing there survives a restart.
+pub(crate) fn kept_in_memory(path: &Path) -> Option<&'static str> {
+    let kind = unsuitable(&statfs(nearest_directory(path)).ok()?)?;
+    IN_MEMORY.contains(&kind).then_some(kind)
+}
+
+fn unsuitable(facts: &StatFs) -> Option<&'static str> {
+    // The width of the field differs between machines.
+    #[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
+    let kind = facts.f_type as i64;
+    UNSUITABLE.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name)
 }
 
 fn file_system(name: &str, path: &Path, nearest: &Path, settings: &Settings) -> Vec<Check> {
@@ -127,12 +143,11 @@ fn file_system(name: &str, path: &Path, nearest: &Path, settings: &Settings) -> 
         }
     };
     let mut checks = Vec::new();
-    // The width of the field differs between machines.
-    #[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
-    let kind = facts.f_type as i64;
-    if let Some((_, kind)) = UNSUITABLE.iter().find(|(magic, _)| *magic == kind) {
+    if let Some(kind) = unsuitable(&facts) {
         let remedy = "use a directory on a local ext4 or xfs for what must survive";
-        checks.push(Check::new("file system", State::Warning, format!("{shown} is on {kind}"), remedy));
+        let lost = if IN_MEMORY.contains(&kind) { ": durable means nothing there" } else { "" };
+        let detail = format!("{shown} is on {kind}{lost}");
+        checks.push(Check::new("file system", State::Warning, detail, remedy));
     }
     if space.f_flag.contains(StatVfsMountFlags::RDONLY) {
         let remedy = "mount it writable, or choose another --data-dir";
@@ -164,7 +179,7 @@ fn file_system(name: &str, path: &Path, nearest: &Path, settings: &Settings) -> 
     checks
 }
 
-fn broker(server: &str) -> Vec<Check> {
+fn broker(server: &str, missing: State) -> Vec<Check> {
     let facts = client_commands::block_on(async {
         let config = ConnectConfig::new(server);
         let admin = Admin::connect(config).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
@@ -174,7 +189,7 @@ fn broker(server: &str) -> Vec<Check> {
         Ok(facts) => broker_facts(server, &facts),
         Err(failure) => {
             let remedy = "start one with `martlet start`, name another with --server, or use --offline";
-            vec![Check::new("broker", State::Warning, format!("none at {server}: {failure}"), remedy)]
+            vec![Check::new("broker", missing, format!("none at {server}: {failure}"), remedy)]
         }
     }
 }
@@ -210,6 +225,20 @@ mod tests {
         let checks = data_directory(&settings);
         let bad: Vec<_> = checks.iter().filter(|check| check.state != State::Ok).collect();
         assert!(!bad.is_empty() && bad.iter().all(|check| !check.remedy.is_empty()), "{checks:?}");
+    }
+
+    #[test]
+    fn a_file_system_in_memory_is_told() {
+        assert_eq!(kept_in_memory(Path::new("/proc/no/such/place")), None);
+        let path = Path::new("/dev/shm/martlet");
+        // Not every machine has one.
+        if let Some(kind) = kept_in_memory(path) {
+            let mut settings = Settings::default();
+            settings.apply_assignment("data_dir=/dev/shm/martlet").unwrap();
+            let checks = data_directory(&settings);
+            let told = |check: &Check| check.state == State::Warning && check.detail.contains(kind);
+            assert!(checks.iter().any(told), "{checks:?}");
+        }
     }
 
     #[test]

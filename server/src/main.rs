@@ -34,16 +34,17 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
-    let server = &arguments.server;
+    let asked = arguments.server.as_deref();
+    let server = || client_commands::server(asked);
     match arguments.command {
         Command::Start(start) => start::run(&start, output),
         Command::Config { command } => config_command::run(&command, output),
-        Command::Doctor(doctor) => doctor::run(&doctor, server, output),
+        Command::Doctor(doctor) => doctor::run(&doctor, asked, output),
         Command::Storage { command } => storage::run(&command, output),
-        Command::Topic { command } => client_commands::topic::run(&command, server, output),
-        Command::Cursor { command } => client_commands::cursor::run(&command, server, output),
-        Command::Status => client_commands::status::run(server, output),
-        Command::Produce(produce) => client_commands::produce::run(&produce, server, output),
-        Command::Consume(consume) => client_commands::consume::run(&consume, server, output),
+        Command::Topic { command } => client_commands::topic::run(&command, server()?, output),
+        Command::Cursor { command } => client_commands::cursor::run(&command, server()?, output),
+        Command::Status => client_commands::status::run(server()?, output),
+        Command::Produce(produce) => client_commands::produce::run(&produce, server()?, output),
+        Command::Consume(consume) => client_commands::consume::run(&consume, server()?, output),
     }
 }

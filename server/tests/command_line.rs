@@ -130,6 +130,32 @@ fn doctor_tells_about_this_machine() {
 }
 
 #[test]
+fn a_broker_that_was_asked_for_is_missed() {
+    // Whatever the machine lacks, the broker's line says so.
+    let output = martlet(&["doctor", "--format", "json", "--server", "127.0.0.1:1"]);
+    let checks: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let broker = checks.as_array().unwrap().iter().find(|check| check["check"] == "broker").unwrap();
+    assert_eq!((broker["state"].as_str(), output.status.code()), (Some("problem"), Some(5)));
+    for server in ["127.0.0.1", ""] {
+        let (code, error) = fails(&["status", "--server", server]);
+        assert!(code == Some(2) && error.contains("HOST:PORT"), "{code:?} {error}");
+    }
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_is_refused_with_a_remedy() {
+    let place = Place::new("nodir");
+    let file = place.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [std::path::PathBuf::from("/proc/x"), file] {
+        let mut start = Start::new(&place);
+        start.data_dir = path;
+        let (code, error) = start.run_refused();
+        assert!(code == Some(1) && error.contains("with --data-dir"), "{code:?} {error}");
+    }
+}
+
+#[test]
 fn a_directory_without_a_log_is_not_verified() {
     let place = Place::new("nolog");
     for path in [place.path().to_path_buf(), place.path().join("missing")] {

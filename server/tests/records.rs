@@ -197,6 +197,10 @@ fn topics_are_made_listed_changed_and_deleted() {
     assert_eq!(a["settings"]["retention_time"], "unlimited");
     let (code, error) = broker.fails(&["topic", "alter", "a", "--partitions", "2"], b"");
     assert_eq!(code, 4, "{error}");
+    let (code, error) = broker.fails(&["topic", "alter", "a", "--partitions", "0"], b"");
+    assert!(code == 2 && error.contains("at least 1"), "{code} {error}");
+    let (code, error) = broker.fails(&["produce", "a", "--partition", "5"], b"x\n");
+    assert!(code == 2 && error.contains("numbered from 0"), "{code} {error}");
     let (code, error) = broker.fails(&["topic", "alter", "a", "--set", "retention_tim=1h"], b"");
     assert!(code == 4 && error.contains("retention_time"), "{code} {error}");
     broker.ok(&["topic", "delete", "a"]);

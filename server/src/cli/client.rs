@@ -68,12 +68,16 @@ pub(crate) struct TopicSettings {
 }
 
 impl TopicSettings {
-    /// As pairs of key and value.
+    /// As pairs of key and value. A flag of its own wins over `--set`, as in the configuration.
     ///
     /// # Errors
     /// A `--set` without `=`.
     pub(crate) fn pairs(&self) -> Result<Vec<(String, String)>, String> {
         let mut pairs = Vec::new();
+        for text in &self.set {
+            let (key, value) = text.split_once('=').ok_or(format!("`--set {text}`: use --set KEY=VALUE"))?;
+            pairs.push((key.trim().to_owned(), value.trim().to_owned()));
+        }
         for (key, value) in [
             ("retention_time", &self.retention_time),
             ("retention_bytes", &self.retention_bytes),
@@ -81,11 +85,10 @@ impl TopicSettings {
             ("batch_bytes_max", &self.batch_bytes_max),
             ("acks", &self.acks),
         ] {
-            pairs.extend(value.iter().map(|value| (key.to_owned(), value.clone())));
-        }
-        for text in &self.set {
-            let (key, value) = text.split_once('=').ok_or(format!("`--set {text}`: use --set KEY=VALUE"))?;
-            pairs.push((key.trim().to_owned(), value.trim().to_owned()));
+            if let Some(value) = value {
+                pairs.retain(|(other, _)| other != key);
+                pairs.push((key.to_owned(), value.clone()));
+            }
         }
         Ok(pairs)
     }
@@ -287,6 +290,17 @@ mod tests {
         for bad in ["", "soon", "-", "@x", "2026-13-01T00:00:00Z"] {
             assert!(bad.parse::<From>().is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn the_flag_of_a_setting_wins_over_set() {
+        let settings = TopicSettings {
+            retention_time: Some("2h".into()),
+            set: vec!["retention_time=1h".into(), "acks=memory".into()],
+            ..TopicSettings::default()
+        };
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(settings.pairs(), Ok(vec![pair("acks", "memory"), pair("retention_time", "2h")]));
     }
 
     #[test]

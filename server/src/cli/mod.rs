@@ -24,15 +24,9 @@ pub(crate) struct Arguments {
     /// Form of what is printed.
     #[arg(long, global = true, value_enum, default_value_t)]
     pub(crate) format: Format,
-    /// Broker that client commands talk to.
-    #[arg(
-        long,
-        global = true,
-        value_name = "HOST:PORT",
-        env = "MARTLET_SERVER",
-        default_value = "127.0.0.1:7650"
-    )]
-    pub(crate) server: String,
+    /// Broker that client commands talk to [default: 127.0.0.1:7650].
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "MARTLET_SERVER")]
+    pub(crate) server: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

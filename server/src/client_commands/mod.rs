@@ -21,6 +21,24 @@ use crate::failure::Failure;
 /// How long a command tries to reach its broker; `produce` tries longer.
 const START_WAIT_MAX: Duration = Duration::from_secs(3);
 
+/// The broker to talk to when none is named.
+const SERVER: &str = "127.0.0.1:7650";
+
+/// The broker to talk to: the one that was asked for, if any.
+pub(crate) fn server(asked: Option<&str>) -> Result<&str, Failure> {
+    let server = asked.unwrap_or(SERVER);
+    let is_whole = |(host, port): (&str, &str)| {
+        let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
+        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    if server.rsplit_once(':').is_some_and(is_whole) {
+        return Ok(server);
+    }
+    Err(Failure::Usage(format!(
+        "`{server}` is no address of a broker: use --server HOST:PORT, as in {SERVER}"
+    )))
+}
+
 /// Runs `work` on a tokio runtime of one thread.
 pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -103,13 +121,15 @@ fn chosen_partitions(topic: &TopicDescription, chosen: Option<u32>) -> Result<Ve
             let found: Vec<(u32, u64)> = all.filter(|(index, _)| *index == wanted).collect();
             if found.is_empty() {
                 let count = topic.partitions.len();
-                return Err(Failure::Usage(format!(
-                    "there is no partition {wanted}: the topic has {count}, numbered from 0"
-                )));
+                return Err(no_partition(wanted, count));
             }
             Ok(found)
         }
     }
+}
+
+fn no_partition(wanted: u32, count: usize) -> Failure {
+    Failure::Usage(format!("there is no partition {wanted}: the topic has {count}, numbered from 0"))
 }
 
 /// The place as the protocol names it; `Err(offset)` for a plain offset.
@@ -125,4 +145,22 @@ fn offset_at(place: Place) -> Result<OffsetAt, u64> {
 
 fn ago(age: Duration) -> i64 {
     wall_ms().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_broker_is_named_with_its_port() {
+        assert_eq!(super::server(None).unwrap(), "127.0.0.1:7650");
+        for good in ["localhost:1", "[::1]:7650", "10.0.0.1:65535"] {
+            assert_eq!(super::server(Some(good)).unwrap(), good);
+        }
+        for bad in ["", ":", "127.0.0.1", "127.0.0.1:", ":7650", "::1", "host:0", "host:70000", "host:x"] {
+            let failure = super::server(Some(bad)).unwrap_err();
+            assert!(
+                failure.exit_code() == 2 && failure.to_string().contains("HOST:PORT"),
+                "{bad}: {failure}"
+            );
+        }
+    }
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::framing::{Splitter, split_key};
-use super::{block_on, connect_config, failure, topic_name, with_topic_hint};
+use super::{block_on, connect_config, failure, no_partition, topic_name, with_topic_hint};
 use crate::cli::{Framing, ProduceArguments};
 use crate::failure::Failure;
 use crate::output::Output;
@@ -42,6 +42,9 @@ pub(crate) fn run(arguments: &ProduceArguments, server: &str, output: &Output) -
     let progress = progress(length, output);
     block_on(async {
         let producer = connect(arguments, server, codec, output).await?;
+        if let Some(wanted) = arguments.partition.filter(|wanted| *wanted >= producer.partitions()) {
+            return Err(no_partition(wanted, producer.partitions() as usize));
+        }
         let mut chunks = read_in_background(input, arguments.framing)?;
         let mut totals = Totals::default();
         let mut broken = None;

@@ -43,9 +43,7 @@ async fn create(
     output: &Output,
 ) -> Result<(), Failure> {
     let name = topic_name(topic)?;
-    if partitions == Some(0) {
-        return Err(Failure::Usage("a topic needs at least 1 partition".into()));
-    }
+    at_least_one(partitions)?;
     let pairs = settings.pairs().map_err(Failure::Usage)?;
     // 0 = as many as the broker's configuration says.
     let created = admin.topic_create(&name, partitions.unwrap_or(0), &pairs).await;
@@ -66,6 +64,13 @@ async fn create(
     }
 }
 
+fn at_least_one(partitions: Option<u32>) -> Result<(), Failure> {
+    if partitions == Some(0) {
+        return Err(Failure::Usage("a topic needs at least 1 partition".into()));
+    }
+    Ok(())
+}
+
 async fn alter(
     admin: &Admin,
     server: &str,
@@ -75,6 +80,7 @@ async fn alter(
     output: &Output,
 ) -> Result<(), Failure> {
     let name = topic_name(topic)?;
+    at_least_one(partitions)?;
     let pairs = settings.pairs().map_err(Failure::Usage)?;
     if pairs.is_empty() && partitions.is_none() {
         return Err(Failure::Usage("nothing to change: give --partitions or a setting".into()));

@@ -17,6 +17,7 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::cli::SettingsArguments;
+use crate::doctor;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings;
@@ -34,6 +35,11 @@ pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), 
         data_dir = %config.data_dir.display(),
         "starting"
     );
+    if let Some(kind) = doctor::kept_in_memory(&config.data_dir) {
+        let data_dir = config.data_dir.display();
+        let remedy = "use a directory on a local ext4 or xfs";
+        warn!(%data_dir, remedy, "the data directory is on {kind}: durable means nothing there");
+    }
     for (key, value, origin) in settings.iter() {
         if *origin != martlet_core::config::Origin::Default {
             info!(key = key.name, value = %value, origin = %origin, "setting");
