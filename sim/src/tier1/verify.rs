@@ -7,12 +7,28 @@ use martlet_shard::api::{Call, Reply};
 use martlet_wal::read::ReadEnd;
 
 use super::checker::Verdict;
+use super::disk::place_of;
+use super::table::Place;
 use super::world::World;
 
 /// Holes of one partition, before it is called stuck.
 const HOLES_MAX: usize = 1_000;
 
 impl World {
+    /// What damage done so far may cost.
+    pub(crate) fn note_damage(&mut self) {
+        for (number, damage) in self.disk.damage.iter().enumerate() {
+            self.checker.may_be_lost.extend(&damage.batches);
+            if number < self.judged {
+                continue;
+            }
+            let is_ring = damage.file.is_some_and(|file| place_of(file) == Place::Ring);
+            self.checker.is_tail_damaged |= damage.is_last_flush;
+            self.checker.may_ids_return |= damage.is_last_flush;
+            self.checker.is_state_loose |= is_ring;
+        }
+    }
+
     pub(crate) fn verify(&mut self) -> Verdict {
         self.note_damage();
         self.verify_topics()?;

@@ -205,7 +205,7 @@ impl World {
 
     /// Faults that pass: the next try is without them.
     fn may_fail(&mut self, error: &RecoveryError, tries: u32) -> bool {
-        let is_io = matches!(error, RecoveryError::Io { .. });
+        let is_io = matches!(error, RecoveryError::Io { .. } | RecoveryError::Unread { .. });
         let has_fault = self.plan.kind == Kind::Eio || self.plan.kind == Kind::Full;
         if is_io && has_fault && tries < 3 {
             self.disk.eio = None;
@@ -528,20 +528,6 @@ impl World {
             self.disk.damage.push(damage);
             // One place of the medium, once: two damaged copies of the same are beyond the promise.
             self.plan.kind = Kind::Damaged;
-        }
-    }
-
-    /// What damage done so far may cost.
-    pub(crate) fn note_damage(&mut self) {
-        for (number, damage) in self.disk.damage.iter().enumerate() {
-            self.checker.may_be_lost.extend(&damage.batches);
-            if number < self.judged {
-                continue;
-            }
-            let is_ring = damage.file.is_some_and(|file| place_of(file) == Place::Ring);
-            self.checker.is_tail_damaged |= damage.is_last_flush;
-            self.checker.may_ids_return |= damage.is_last_flush;
-            self.checker.is_state_loose |= is_ring;
         }
     }
 
