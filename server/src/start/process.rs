@@ -41,17 +41,6 @@ pub(crate) fn facts() -> ProcessFacts {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn this_process_has_memory_files_and_threads() {
-        let facts = super::facts();
-        assert!(facts.resident_bytes.is_some_and(|bytes| bytes > 100_000), "{facts:?}");
-        assert!(facts.open_files.is_some_and(|count| count >= 3), "{facts:?}");
-        assert!(facts.threads.is_some_and(|count| count >= 1), "{facts:?}");
-    }
-}
-
 /// Ends the whole process when any of its threads panics, however it was built: an assertion on the write
 /// path has found something that must not be written, and a broker without one of its shards must not seem to
 /// live.
@@ -62,4 +51,15 @@ pub(super) fn abort_on_panic() {
         report(panic);
         std::process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn this_process_has_memory_files_and_threads() {
+        let facts = super::facts();
+        assert!(facts.resident_bytes.is_some_and(|bytes| bytes > 100_000), "{facts:?}");
+        assert!(facts.open_files.is_some_and(|count| count >= 3), "{facts:?}");
+        assert!(facts.threads.is_some_and(|count| count >= 1), "{facts:?}");
+    }
 }
