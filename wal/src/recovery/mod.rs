@@ -108,8 +108,8 @@ pub enum RecoveryError {
     Io { file: FileId, fault: IoFault },
     #[error(
         "{file:?} cannot be read at byte {offset} ({fault:?}), and what is there may have been acknowledged: \
-         check the disk and start again; if it stays, copy the file to a good disk with zeros for what cannot \
-         be read, which is then reported as lost"
+         check the disk and start again; if it stays, copy the file to a good disk with zeros for what \
+         cannot be read, which is then reported as lost"
     )]
     Unread { file: FileId, offset: u64, fault: IoFault },
 }

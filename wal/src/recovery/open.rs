@@ -132,8 +132,8 @@ pub(crate) async fn read_superblock(io: &ScriptIo, wal: WalId) -> Result<Superbl
     Ok(superblock)
 }
 
-/// The newest good checkpoint. A slot that cannot be read counts like a damaged one: the other slot is enough,
-/// since ring space is reused only below what both have freed. If there is no other, recovery ends.
+/// The newest good checkpoint. A slot that cannot be read counts like a damaged one: the other slot is
+/// enough, since ring space is reused only below what both have freed. If there is no other, recovery ends.
 pub(crate) async fn read_checkpoints(io: &ScriptIo, wal: WalId) -> Result<Chosen, RecoveryError> {
     let mut good: Vec<Checkpoint> = Vec::new();
     let mut unread = None;

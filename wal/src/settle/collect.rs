@@ -64,8 +64,8 @@ impl Collect {
         None
     }
 
-    /// Takes what the last read brought, `None` if it failed. `false`: it failed too often, the frames stay in
-    /// the ring.
+    /// Takes what the last read brought, `None` if it failed. `false`: it failed too often, the frames stay
+    /// in the ring.
     #[must_use]
     pub(super) fn feed(&mut self, bytes: Option<&Bytes>) -> bool {
         let Some(range) = self.range.take() else { return true };
