@@ -18,7 +18,7 @@ use super::dice::Dice;
 use super::disk::{Disk, place_of};
 use super::plan::{Kind, Plan};
 use super::seat::{Reading, Seat, StoreLog, UnderWay, replay};
-use super::table::{Fault, Place, Table};
+use super::table::{Fault, Table};
 
 /// Makes the chance of moves another than that of everything else.
 const MOVER_SALT: u64 = 0x6d6f_7665_735f_6f6e;
@@ -242,7 +242,7 @@ impl World {
                 replay(&mut engine, item);
             }
             if let Some(finished) = recovery.take_finished() {
-                let (mut store, report) = finished?;
+                let (mut store, _) = finished?;
                 self.wals[shard] = Some(store.wal());
                 let recovered = engine.finish_recovery(&mut StoreLog(&mut store), self.now);
                 if !recovered.problems.is_empty() {
