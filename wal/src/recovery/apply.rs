@@ -78,6 +78,13 @@ impl Applied {
                     self.replay.push(ReplayItem::Frame(header, body.unwrap_or_default()));
                 }
             }
+            Item::RunFrame { header } => {
+                self.frame(&header, 0, None, raise);
+                if replayed {
+                    self.replay.push(ReplayItem::Frame(header, Bytes::new()));
+                }
+            }
+            Item::RunRef(state) => self.logs.recover_run_ref(&state, raise),
             Item::Note { kind, payload } if replayed => {
                 self.replay.push(ReplayItem::Note(kind, Bytes::copy_from_slice(&payload)));
             }

@@ -105,7 +105,13 @@ fn logs_of(checkpoint: &Checkpoint, incarnation: u32) -> PartitionLogs {
     for state in &mut partitions {
         state.epoch = state.epoch.saturating_add(incarnation - checkpoint.incarnation);
     }
-    PartitionLogs::from_checkpoint(&partitions, &checkpoint.retired_segments, &checkpoint.retired_partitions)
+    let mut logs = PartitionLogs::from_checkpoint(
+        &partitions,
+        &checkpoint.retired_segments,
+        &checkpoint.retired_partitions,
+    );
+    logs.recovered_from(checkpoint.generation);
+    logs
 }
 
 async fn read_whole(io: &ScriptIo, file: FileId) -> Result<bytes::Bytes, IoFault> {

@@ -27,6 +27,7 @@ fn config() -> StoreConfig {
         settle_in_flight_bytes_max: 48 * 1024,
         segment_bytes: 64 * 1024,
         ballast_bytes: 64 * 1024,
+        big_batch_bytes_min: 6 * 1024,
         ..StoreConfig::default()
     }
 }

@@ -19,6 +19,7 @@ use crate::testing::{Bench, Dice, ModelDisk, recover_and_crash};
 
 pub(super) const WAL: WalId = WalId(0x77);
 const PARTITIONS: u64 = 6;
+const BIG: u64 = 2500;
 
 fn new_wal() -> NewWal {
     let geometry = Geometry { file_bytes: 32 * 1024, files: 5, block_bytes: 4096 };
@@ -36,6 +37,7 @@ pub(super) fn config() -> StoreConfig {
         settle_in_flight_bytes_max: 16 * 1024,
         segment_bytes: 24 * 1024,
         ballast_bytes: 16 * 1024,
+        big_batch_bytes_min: BIG,
         ..StoreConfig::default()
     }
 }
@@ -85,6 +87,8 @@ pub(super) struct Done {
     checkpoints: u64,
     settled_runs: u64,
     carried_bytes: u64,
+    big_runs: u64,
+    undone: u64,
     flush_bytes: u64,
     torn: u64,
     fenced: u64,
@@ -96,6 +100,8 @@ impl Done {
         self.checkpoints += other.checkpoints;
         self.settled_runs += other.settled_runs;
         self.carried_bytes += other.carried_bytes;
+        self.big_runs += other.big_runs;
+        self.undone += other.undone;
         self.flush_bytes += other.flush_bytes;
         self.torn += other.torn;
         self.fenced += other.fenced;
@@ -296,6 +302,8 @@ impl World {
             checkpoints: counters.checkpoints,
             settled_runs: counters.settled_runs,
             carried_bytes: counters.carried_bytes,
+            big_runs: counters.big_runs,
+            undone: counters.big_runs_undone,
             flush_bytes: counters.flush_bytes,
             torn: u64::from(self.bench.report.torn),
         });
