@@ -11,6 +11,8 @@ use martlet_core::{Offset, PartitionId};
 use super::entry::{FrameEntry, Segment};
 use super::logs::{PartitionLogs, SettleMove, SettlePlan};
 use super::partition::{WrittenRuns, append_runs};
+use super::retire::Retiring;
+use crate::io::SegmentName;
 use crate::layout::checkpoint::{PartitionState, SegmentState};
 
 /// Segments that one RUN_REF may name: those that a checkpoint slot may not know yet.
@@ -184,6 +186,11 @@ impl PartitionLogs {
         log.next_offset = log.next_offset.max(last.end_offset);
         let gone = log.drain_unsettled(last.end_offset);
         self.carried_bytes -= gone;
+        // A trim found before this record may have taken a segment that was in use and stayed.
+        let held: Vec<SegmentName> = log.segments.iter().map(|held| held.name(state.partition)).collect();
+        self.retiring.retain(
+            |retiring| !matches!(retiring, Retiring::Segment { name, .. } if held.contains(name)),
+        );
         self.reorder(state.partition);
         self.trim(state.partition, state.log_start, martlet_core::Lsn(0));
     }

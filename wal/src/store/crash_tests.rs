@@ -37,9 +37,14 @@ pub(super) fn config() -> StoreConfig {
         settle_in_flight_bytes_max: 16 * 1024,
         segment_bytes: 24 * 1024,
         ballast_bytes: 16 * 1024,
-        big_batch_bytes_min: BIG,
         ..StoreConfig::default()
     }
+}
+
+/// Every other seed takes the big-batch path.
+pub(super) fn config_of(seed: u64) -> StoreConfig {
+    let big_batch_bytes_min = if seed % 2 == 1 { BIG } else { u64::MAX };
+    StoreConfig { big_batch_bytes_min, ..config() }
 }
 
 /// A frame that was staged.
@@ -472,7 +477,7 @@ pub(super) fn seeds() -> std::ops::Range<u64> {
 fn acknowledged_records_survive_crashes_at_any_step() {
     let mut done = Done::default();
     for seed in seeds() {
-        match catch_unwind(AssertUnwindSafe(|| run(seed, 3000, config(), seed % 3 == 0).done)) {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, 3000, config_of(seed), seed % 3 == 0).done)) {
             Ok(one) => done.add(one),
             Err(_) => panic!("seed {seed} failed"),
         }
@@ -480,6 +485,7 @@ fn acknowledged_records_survive_crashes_at_any_step() {
     println!("{done:?}");
     assert!(done.crashes > 150 && done.checkpoints > 200 && done.torn > 15, "{done:?}");
     assert!(done.settled_runs > 500 && done.carried_bytes > 100_000 && done.fenced > 3, "{done:?}");
+    assert!(done.big_runs > 1000 && done.undone > 5, "{done:?}");
 }
 
 /// 53: two flushes continued the chain, the torn one was taken. 113: a checkpoint that a killed process had
