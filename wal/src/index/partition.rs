@@ -83,6 +83,8 @@ pub struct PartitionLog {
     pub(super) pending_bytes: u64,
     /// Bytes staged since ring position `.0` was the durable one, for the choice of the big-batch path.
     pub(super) queued: (u64, u64),
+    /// Much was queued lately: frames go into runs until a run with little ends.
+    pub(super) big: bool,
     /// A segment could not be written or synced: nothing is settled any more in this process.
     pub(super) fenced: bool,
     /// Files that no index names may lie in the directory: it is looked at before a segment is created.

@@ -35,7 +35,7 @@ pub enum RunPlan {
 
 impl PartitionLogs {
     /// Whether a frame of `length` bytes should go into a run: `bytes_min` are queued for the partition, the
-    /// frame included, and at most `before_max` bytes would have to be settled before it. `durable` is the
+    /// frame included, or were until now, and at most `before_max` bytes would have to be settled before it. `durable` is the
     /// ring's durable position, `generation` that of the last durable checkpoint.
     pub fn wants_run(
         &mut self,
@@ -57,7 +57,7 @@ impl PartitionLogs {
             log.queued = (durable, bytes);
         }
         log.queued.1 += length;
-        if log.queued.1 < bytes_min || log.fenced || log.carrying {
+        if (log.queued.1 < bytes_min && !log.big) || log.fenced || log.carrying {
             return false;
         }
         let news = log.segments.iter().rev().take_while(|segment| is_news(segment, generation));
@@ -68,6 +68,7 @@ impl PartitionLogs {
         if before > before_max {
             return false;
         }
+        log.big = true;
         true
     }
 
@@ -84,11 +85,13 @@ impl PartitionLogs {
         log.pending_bytes += length;
     }
 
-    /// A run is durable, or its frames went through the ring after all.
-    pub fn run_ended(&mut self, partition: PartitionId, bytes: u64) {
+    /// A run is durable, or its frames went through the ring after all. The next frames go into runs too if
+    /// `bytes_min` were in it and are in those that follow.
+    pub fn run_ended(&mut self, partition: PartitionId, bytes: u64, bytes_min: u64) {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.pending_runs = log.pending_runs.saturating_sub(1);
         log.pending_bytes = log.pending_bytes.saturating_sub(bytes);
+        log.big &= bytes + log.pending_bytes >= bytes_min;
     }
 
     /// Plans the run of frames from `first` on, together with what is unsettled before it; `durable` is the
@@ -178,19 +181,17 @@ impl PartitionLogs {
             return;
         }
         log.segments.retain(|segment| segment.base_offset < first.base_offset);
-        log.segments.extend(state.segments.iter().map(|segment| Segment {
-            changed_at: captured,
-            ..segment.segment()
-        }));
+        log.segments.extend(
+            state.segments.iter().map(|segment| Segment { changed_at: captured, ..segment.segment() }),
+        );
         log.settled_bytes = log.segments.iter().map(|segment| segment.frame_bytes).sum();
         log.next_offset = log.next_offset.max(last.end_offset);
         let gone = log.drain_unsettled(last.end_offset);
         self.carried_bytes -= gone;
         // A trim found before this record may have taken a segment that was in use and stayed.
         let held: Vec<SegmentName> = log.segments.iter().map(|held| held.name(state.partition)).collect();
-        self.retiring.retain(
-            |retiring| !matches!(retiring, Retiring::Segment { name, .. } if held.contains(name)),
-        );
+        self.retiring
+            .retain(|retiring| !matches!(retiring, Retiring::Segment { name, .. } if held.contains(name)));
         self.reorder(state.partition);
         self.trim(state.partition, state.log_start, martlet_core::Lsn(0));
     }

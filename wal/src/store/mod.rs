@@ -22,6 +22,8 @@ mod read_fault_tests;
 #[cfg(test)]
 mod rot_tests;
 #[cfg(test)]
+mod run_tests;
+#[cfg(test)]
 mod tests;
 
 use std::cell::Cell;

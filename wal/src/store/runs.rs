@@ -2,7 +2,8 @@
 //! before they are acknowledged, and never into the ring.
 //!
 //! - **Choice**, at append: the bytes staged and not durable for the partition, the new frame included, reach
-//!   `big_batch_bytes_min`. Frames staged before stay where they are. Not chosen: metadata frames (recovery
+//!   `big_batch_bytes_min`; then on until a run with less ends, so that a window of batches that is answered at
+//!   once does not begin in the ring again. Frames staged before stay where they are. Not chosen: metadata frames (recovery
 //!   hands their bodies to the engine), partitions whose frames are being carried, and partitions of which the
 //!   ring holds more than [`BEFORE_BYTES_MAX`], which are settled at once instead.
 //! - **Order**: the frame's header takes its place among the records, with its own Lsn; its flush waits until
@@ -113,7 +114,7 @@ impl Store {
         self.counters.big_runs_undone += moved.runs.len() as u64;
         self.settler.unravelled(&moved.payloads);
         for run in &moved.runs {
-            self.logs.run_ended(run.partition, run.bytes);
+            self.logs.run_ended(run.partition, run.bytes, u64::MAX);
             if let HeldState::Landed(_) = run.state {
                 self.logs.settle_failed(run.partition, false, self.ring.staged());
             }
@@ -130,7 +131,7 @@ impl Store {
             let length: u64 = written.runs.iter().map(|run| u64::from(run.length)).sum();
             self.counters.big_run_bytes += length;
             self.news_bytes += length;
-            self.logs.run_ended(partition, bytes);
+            self.logs.run_ended(partition, bytes, self.config.big_batch_bytes_min);
             self.logs.run_written(&written, self.ring.staged());
             self.reader.written(written.segment, data);
         }
