@@ -80,7 +80,11 @@ impl PartitionLogs {
             self.eager.turns.pop_front();
             let Some(log) = self.logs.get_mut(&partition) else { continue };
             log.eager = false;
-            if log.busy || log.pending_runs > 0 || log.fenced || log.unsettled_bytes < self.eager.limits.bytes_min {
+            if log.busy
+                || log.pending_runs > 0
+                || log.fenced
+                || log.unsettled_bytes < self.eager.limits.bytes_min
+            {
                 continue;
             }
             let (frames, bytes) = log.settleable(durable, job_bytes_max);

@@ -1,9 +1,9 @@
 //! The index on the big-batch path: which frames may go into a run at once, and what the run makes of the
 //! segments.
 //!
-//! Frames of such a run are unsettled entries whose position is that of their RUN_FRAME in the ring: they hold
-//! back checkpoints and ages like any other, but no body lies there. They must never be read or settled by
-//! that position: readers do not look above what is durable, settling does not look at a partition with
+//! Frames of such a run are unsettled entries whose position is that of their RUN_FRAME in the ring: they
+//! hold back checkpoints and ages like any other, but no body lies there. They must never be read or settled
+//! by that position: readers do not look above what is durable, settling does not look at a partition with
 //! pending runs, and when the flush is durable the entries have gone into the segment.
 
 use martlet_core::{Offset, PartitionId};
@@ -35,8 +35,8 @@ pub enum RunPlan {
 
 impl PartitionLogs {
     /// Whether a frame of `length` bytes should go into a run: `bytes_min` are queued for the partition, the
-    /// frame included, or were until now, and at most `before_max` bytes would have to be settled before it. `durable` is the
-    /// ring's durable position, `generation` that of the last durable checkpoint.
+    /// frame included, or were until now, and at most `before_max` bytes would have to be settled before it.
+    /// `durable` is the ring's durable position, `generation` that of the last durable checkpoint.
     pub fn wants_run(
         &mut self,
         partition: PartitionId,

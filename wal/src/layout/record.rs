@@ -35,7 +35,8 @@ pub mod kind {
     pub const MARK: u8 = 7;
     /// A partition is gone: its id.
     pub const DROP: u8 = 8;
-    /// The 128-byte header of a frame whose body is in a run: a [`RUN_REF`] at the end of the flush says where.
+    /// The 128-byte header of a frame whose body is in a run: a [`RUN_REF`] at the end of the flush says
+    /// where.
     pub const RUN_FRAME: u8 = 9;
     /// First kind of engine notes; cursors are `0x11`, producers `0x12`, transactions `0x13`, metadata
     /// `0x14`.

@@ -1,8 +1,8 @@
 //! Reading the runs that only RUN_REFs tell of, to report what is damaged.
 //!
 //! They were synced before their RUN_REF was written, so a bad one is always corruption, never a torn tail.
-//! Readers find the hole by themselves; nothing here changes the index. Bounded: a checkpoint is wanted before
-//! such runs outgrow the ring.
+//! Readers find the hole by themselves; nothing here changes the index. Bounded: a checkpoint is wanted
+//! before such runs outgrow the ring.
 
 use std::collections::BTreeSet;
 

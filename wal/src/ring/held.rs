@@ -2,14 +2,14 @@
 //!
 //! A frame that goes into a run leaves only its header in the ring, a RUN_FRAME, at its place in the order of
 //! records and with its own [`Lsn`]. **Invariants**: a flush with such records is issued only when the runs
-//! that hold their bodies are written and synced; it then ends with a RUN_REF for each run. So a flush that is
-//! there as a whole has its runs, and everything staged behind it becomes durable after it, as always. A run
-//! never holds frames of two flushes.
+//! that hold their bodies are written and synced; it then ends with a RUN_REF for each run. So a flush that
+//! is there as a whole has its runs, and everything staged behind it becomes durable after it, as always. A
+//! run never holds frames of two flushes.
 //!
 //! What waits behind such a flush waits for its runs, at most [`RUN_FRAMES_BYTES_MAX`] or one frame: as long
 //! as it would have waited for the same bytes in the ring, and one sync more. When a run cannot be written,
-//! [`Ring::unravel`] stages everything from its flush on again, with the bodies in the ring: nothing of it was
-//! issued yet, so only positions in memory change.
+//! [`Ring::unravel`] stages everything from its flush on again, with the bodies in the ring: nothing of it
+//! was issued yet, so only positions in memory change.
 
 use bytes::Bytes;
 use martlet_core::{FrameHeader, Lsn, PartitionId};

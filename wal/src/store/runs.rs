@@ -2,10 +2,10 @@
 //! before they are acknowledged, and never into the ring.
 //!
 //! - **Choice**, at append: the bytes staged and not durable for the partition, the new frame included, reach
-//!   `big_batch_bytes_min`; then on until a run with less ends, so that a window of batches that is answered at
-//!   once does not begin in the ring again. Frames staged before stay where they are. Not chosen: metadata frames (recovery
-//!   hands their bodies to the engine), partitions whose frames are being carried, and partitions of which the
-//!   ring holds more than [`BEFORE_BYTES_MAX`], which are settled at once instead.
+//!   `big_batch_bytes_min`; then on until a run with less ends, so that a window of batches that is answered
+//!   at once does not begin in the ring again. Frames staged before stay where they are. Not chosen: metadata
+//!   frames (recovery hands their bodies to the engine), partitions whose frames are being carried, and
+//!   partitions of which the ring holds more than [`BEFORE_BYTES_MAX`], which are settled at once instead.
 //! - **Order**: the frame's header takes its place among the records, with its own Lsn; its flush waits until
 //!   the runs are synced (see `ring::held`). So a prefix becomes durable, over the whole shard and in each
 //!   partition, a snapshot of the engine cuts the log between two records as always, and recovery replays
@@ -31,8 +31,8 @@ use crate::index::FrameEntry;
 use crate::ring::{DurableRun, HeldState, LandedRun, Staged};
 use crate::settle::{Landed, RunBegin};
 
-/// Bytes of a partition that the ring may hold when its next frames go into a run: they are settled before it,
-/// and the flush waits for that too.
+/// Bytes of a partition that the ring may hold when its next frames go into a run: they are settled before
+/// it, and the flush waits for that too.
 const BEFORE_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 impl Store {
