@@ -13,6 +13,7 @@ use martlet_core::{Lsn, NodeId, Now, Offset, PartitionId, WalId};
 use super::{StorageState, WriteClass};
 use crate::config::{Geometry, StoreConfig};
 use crate::io::{FileId, IoFault, IoRequest};
+use crate::layout::checkpoint::Checkpoint;
 use crate::read::{ReadEnd, ReadStart};
 use crate::recovery::{NewWal, Recovery, ReplayItem};
 use crate::testing::{Bench, Dice, ModelDisk, recover_and_crash};
@@ -97,6 +98,7 @@ pub(super) struct Done {
     flush_bytes: u64,
     torn: u64,
     fenced: u64,
+    rotten_slots: u64,
 }
 
 impl Done {
@@ -110,6 +112,7 @@ impl Done {
         self.flush_bytes += other.flush_bytes;
         self.torn += other.torn;
         self.fenced += other.fenced;
+        self.rotten_slots += other.rotten_slots;
     }
 }
 
@@ -311,6 +314,7 @@ impl World {
             undone: counters.big_runs_undone,
             flush_bytes: counters.flush_bytes,
             torn: u64::from(self.bench.report.torn),
+            ..Done::default()
         });
         let durable = self.bench.store.durable();
         let snapshot = self.snapshot();
@@ -329,6 +333,9 @@ impl World {
             }
             _ => bench.crash(&mut self.dice),
         };
+        if self.dice.once_in(4) {
+            self.done.rotten_slots += u64::from(damage_newest_checkpoint(&mut disk));
+        }
         while self.dice.once_in(3) {
             let steps = self.dice.below(40);
             recover_and_crash(Recovery::open(WAL, None, self.config), &mut disk, steps, &mut self.dice);
@@ -440,6 +447,17 @@ impl World {
     }
 }
 
+/// Damages the newer of two good checkpoints: the older one and the ring are enough.
+fn damage_newest_checkpoint(disk: &mut ModelDisk) -> bool {
+    let generations = [0, 1].map(|slot| {
+        let bytes = disk.contents(FileId::Checkpoint(WAL, slot))?;
+        Checkpoint::decode(&bytes).ok().map(|checkpoint| checkpoint.generation)
+    });
+    let [Some(even), Some(odd)] = generations else { return false };
+    disk.flip(FileId::Checkpoint(WAL, u8::from(odd > even)), 100, 1);
+    true
+}
+
 fn read(bench: &mut Bench, partition: PartitionId, from: Offset, upto: Offset) -> Vec<(Bytes, Bytes)> {
     let end = match bench.store.read(partition, from, upto, 4096) {
         ReadStart::Ended(end) => end,
@@ -489,7 +507,7 @@ fn acknowledged_records_survive_crashes_at_any_step() {
     println!("{done:?}");
     assert!(done.crashes > 150 && done.checkpoints > 200 && done.torn > 15, "{done:?}");
     assert!(done.settled_runs > 500 && done.carried_bytes > 100_000 && done.fenced > 3, "{done:?}");
-    assert!(done.big_runs > 1000 && done.undone > 5, "{done:?}");
+    assert!(done.big_runs > 1000 && done.undone > 5 && done.rotten_slots > 20, "{done:?}");
 }
 
 /// 53: two flushes continued the chain, the torn one was taken. 113: a checkpoint that a killed process had
