@@ -247,7 +247,9 @@ impl FrameBytes {
         FrameBytes { header: frame.slice(..FRAME_HEADER_BYTES), body: frame.slice(FRAME_HEADER_BYTES..) }
     }
 
-    fn length(&self) -> usize {
+    /// Bytes of both.
+    #[must_use]
+    pub fn length(&self) -> usize {
         self.header.len() + self.body.len()
     }
 }

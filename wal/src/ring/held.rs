@@ -164,12 +164,20 @@ impl Ring {
         self.run_bytes as u64
     }
 
-    /// Ring space that the runs would need at worst if their frames had to go through the ring after all.
-    pub(crate) fn unravelled_bytes_max(&self) -> u64 {
-        if self.run_bytes == 0 {
+    /// Whether a frame of `bytes` may go into a run: there is room for it if it cannot stay there.
+    pub(crate) fn has_room_for_run(&self, bytes: u64) -> bool {
+        let flush = self.padded(FLUSH_HEADER_BYTES + 2 * RUN_TAIL_BYTES) as u64;
+        let head = self.place(self.head(), flush) + flush + self.unravelled_bytes_max(bytes);
+        head <= self.freed_through + self.shape.capacity()
+    }
+
+    /// Ring space that the runs and `more` bytes of frames would need at worst if they had to go through the
+    /// ring after all.
+    pub(crate) fn unravelled_bytes_max(&self, more: u64) -> u64 {
+        let bytes = self.run_bytes as u64 + more;
+        if bytes == 0 {
             return 0;
         }
-        let bytes = self.run_bytes as u64;
         let files = bytes / self.shape.file_bytes + 1;
         bytes + bytes / 4 + files * self.flush_bytes_max as u64
     }

@@ -45,6 +45,7 @@ impl Store {
         let bounds = (self.config.big_batch_bytes_min, BEFORE_BYTES_MAX);
         let (durable, generation) = (self.ring.durable_through(), self.checkpointing.generation());
         self.logs.wants_run(PartitionId(header.partition), length, bounds, durable, generation)
+            && self.ring.has_room_for_run(length)
     }
 
     pub(super) fn stage_in_run(&mut self, header: &FrameHeader, body: &Bytes) -> Staged {

@@ -107,7 +107,8 @@ impl Store {
             }
             // What is staged must fit: a flush that waits for free space is one that no checkpoint can cover, and
             // only a checkpoint frees space.
-            let head = self.ring.head_after_all(job.frames.iter().map(|(_, frame)| frame.len()));
+            let head = self.ring.head_after_all(job.frames.iter().map(|(_, frame)| frame.length()));
+            let head = head + self.ring.unravelled_bytes_max(0);
             if head > self.ring.freed_through() + self.shape.capacity() {
                 self.carry_refused_at = Some(self.ring.freed_through());
                 self.settler.carry_refused(&mut self.logs, &job);
