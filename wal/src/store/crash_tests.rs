@@ -236,6 +236,9 @@ impl World {
     }
 
     pub(super) fn step(&mut self) {
+        let ring = &self.bench.store.ring;
+        let limit = ring.freed_through() + self.bench.store.shape.capacity();
+        assert!(ring.head() <= limit, "what is staged can be flushed");
         match self.dice.below(100) {
             0..35 => self.append(),
             35..40 => self.note(),
