@@ -50,6 +50,11 @@ pub struct Counters {
     pub settled_from_memory_bytes: u64,
     /// Bytes of frames that were read back from the ring to be settled.
     pub settled_from_ring_bytes: u64,
+    /// Runs written before their frames were acknowledged, and their bytes.
+    pub big_runs: u64,
+    pub big_run_bytes: u64,
+    /// Flushes whose runs could not be written, so that the frames went through the ring after all.
+    pub big_runs_undone: u64,
     pub checkpoints: u64,
     pub checkpoint_bytes: u64,
     /// Frames served from buffers that were written.

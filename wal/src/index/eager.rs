@@ -50,7 +50,7 @@ impl Eager {
         log: &mut PartitionLog,
         position: impl FnOnce(&PartitionLog, u64) -> u64,
     ) {
-        if !log.eager && !log.busy && !log.fenced && self.limits.reached(log) {
+        if !log.eager && !log.busy && log.pending_runs == 0 && !log.fenced && self.limits.reached(log) {
             log.eager = true;
             self.turns.push_back((position(log, self.limits.bytes_min), partition));
         }
@@ -80,7 +80,11 @@ impl PartitionLogs {
             self.eager.turns.pop_front();
             let Some(log) = self.logs.get_mut(&partition) else { continue };
             log.eager = false;
-            if log.busy || log.fenced || log.unsettled_bytes < self.eager.limits.bytes_min {
+            if log.busy
+                || log.pending_runs > 0
+                || log.fenced
+                || log.unsettled_bytes < self.eager.limits.bytes_min
+            {
                 continue;
             }
             let (frames, bytes) = log.settleable(durable, job_bytes_max);

@@ -116,6 +116,8 @@ pub struct Segment {
     pub sealed: bool,
     /// Bytes known to be allocated to the file; 0 if that is not known in this process.
     pub allocated: u64,
+    /// Generation of the last checkpoint captured before this segment changed: later ones know it as it is.
+    pub changed_at: u64,
     /// Runs in offset order, once they were needed. May be fewer than `runs` if some cannot be read.
     pub index: Option<Box<Vec<RunEntry>>>,
 }
@@ -135,6 +137,7 @@ impl Segment {
             last_run_crc: 0,
             sealed: false,
             allocated: 0,
+            changed_at: 0,
             index: Some(Box::default()),
         }
     }

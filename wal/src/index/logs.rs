@@ -50,12 +50,14 @@ pub struct PartitionLogs {
     pub(super) logs: BTreeMap<PartitionId, PartitionLog>,
     /// Logs with unsettled frames by the oldest ring position they need.
     by_age: BTreeSet<(u64, PartitionId)>,
-    carried_bytes: u64,
+    pub(super) carried_bytes: u64,
     pub(super) eager: Eager,
     pub(super) retiring: VecDeque<Retiring>,
     /// Sealed segments whose runs are in memory, oldest load first, and how many runs they have together.
     loaded: VecDeque<(PartitionId, Offset, usize)>,
     loaded_runs: usize,
+    /// Generation of the last checkpoint that was captured.
+    pub(super) captured: u64,
 }
 
 /// Runs of sealed segments kept in memory for all partitions of a WAL: 8 MiB of entries.
@@ -208,7 +210,8 @@ impl PartitionLogs {
             if *position >= limits.needed_below {
                 break;
             }
-            let Some(log) = self.logs.get(partition).filter(|log| !log.busy) else { continue };
+            let idle = |log: &&PartitionLog| !log.busy && log.pending_runs == 0;
+            let Some(log) = self.logs.get(partition).filter(idle) else { continue };
             let (frames, bytes) = log.settleable(limits.durable, limits.job_bytes_max);
             if frames.is_empty() {
                 continue;
@@ -229,8 +232,11 @@ impl PartitionLogs {
             chosen = Some(SettlePlan { partition: *partition, how, frames, bytes });
             break;
         }
-        if let Some(log) = chosen.as_ref().and_then(|plan| self.logs.get_mut(&plan.partition)) {
+        if let Some(plan) = &chosen
+            && let Some(log) = self.logs.get_mut(&plan.partition)
+        {
             log.busy = true;
+            log.carrying = plan.how == SettleMove::Carry;
         }
         chosen
     }
@@ -244,6 +250,9 @@ impl PartitionLogs {
             return;
         };
         log.add_runs(written);
+        if let Some(last) = log.segments.last_mut().filter(|_| !written.runs.is_empty()) {
+            last.changed_at = self.captured;
+        }
         self.carried_bytes -= log.drain_unsettled(written.upto);
         log.busy = false;
         let names = log.retire_segments(partition);
@@ -256,6 +265,7 @@ impl PartitionLogs {
     pub fn carried(&mut self, partition: PartitionId, moved: &[(Offset, u64)]) {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.busy = false;
+        log.carrying = false;
         for (base_offset, position) in moved {
             let at = log.unsettled.partition_point(|entry| entry.base_offset < *base_offset);
             let Some(entry) = log.unsettled.get_mut(at).filter(|entry| entry.base_offset == *base_offset)
@@ -282,6 +292,7 @@ impl PartitionLogs {
     pub fn settle_failed(&mut self, partition: PartitionId, fence: bool, after: Lsn) {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.busy = false;
+        log.carrying = false;
         log.fenced |= fence;
         let names = log.retire_segments(partition);
         self.retire(names, after);
@@ -293,6 +304,7 @@ impl PartitionLogs {
         let Some(log) = self.logs.get_mut(&name.partition) else { return };
         if let Some(active) = log.segments.last_mut().filter(|last| last.name(name.partition) == name) {
             active.sealed = true;
+            active.changed_at = self.captured;
             // The footer holds the runs that could be read; its length follows from their number.
             let runs = active.index.as_ref().map_or(active.runs as usize, |index| index.len());
             active.runs = runs as u32;

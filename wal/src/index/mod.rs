@@ -12,6 +12,7 @@ mod partition;
 mod recovered;
 mod retire;
 mod ring_range;
+mod runs;
 
 #[cfg(test)]
 mod eager_tests;
@@ -27,6 +28,7 @@ pub use partition::{Extent, Located, PartitionLog, SegmentFacts, WrittenRuns};
 pub use recovered::{RecoveredGap, RecoveredPartition};
 pub use retire::{RETIRED_IN_FLIGHT_MAX, Retirer};
 pub use ring_range::{RING_READ_GAP_BYTES_MAX, RingRange};
+pub use runs::{RUN_REF_BYTES_MAX, RunPlan};
 
 use crate::io::IoId;
 

@@ -76,6 +76,15 @@ pub struct PartitionLog {
     pub(super) busy: bool,
     /// It waits for a turn to be settled from memory.
     pub(super) eager: bool,
+    /// What is under way is a carry: it ends only when the ring moves on.
+    pub(super) carrying: bool,
+    /// Runs whose flush is not durable yet, and the bytes of their frames, which `unsettled` counts too.
+    pub(super) pending_runs: u32,
+    pub(super) pending_bytes: u64,
+    /// Bytes staged since ring position `.0` was the durable one, for the choice of the big-batch path.
+    pub(super) queued: (u64, u64),
+    /// Much was queued lately: frames go into runs until a run with little ends.
+    pub(super) big: bool,
     /// A segment could not be written or synced: nothing is settled any more in this process.
     pub(super) fenced: bool,
     /// Files that no index names may lie in the directory: it is looked at before a segment is created.
@@ -336,28 +345,33 @@ impl PartitionLog {
     /// Records runs that are on stable storage.
     pub(super) fn add_runs(&mut self, written: &WrittenRuns) {
         let Some(last) = written.runs.last() else { return };
-        let name = written.segment;
-        let follows = self.active().is_some_and(|active| active.name(name.partition) == name);
-        if !follows {
-            assert!(self.active().is_none(), "a segment is opened only after the one before is sealed");
-            self.segments.push(Segment::empty(name.base_offset, name.generation));
-        }
-        let Some(segment) = self.segments.last_mut() else { return };
-        for run in &written.runs {
-            assert!(run.base_offset >= segment.end_offset, "runs of a segment rise");
-            assert!(run.position() == segment.length, "runs of a segment adjoin");
-            segment.end_offset = run.end_offset();
-            segment.length = run.end_position();
-            segment.timestamp_max = segment.timestamp_max.max(run.timestamp_max);
-            segment.runs += 1;
-            if let Some(index) = &mut segment.index {
-                index.push(*run);
-            }
-        }
-        segment.frame_bytes += written.frame_bytes;
-        segment.allocated = written.allocated.max(segment.length);
-        segment.last_run_crc = written.last_run_crc;
+        append_runs(&mut self.segments, written);
         self.settled_bytes += written.frame_bytes;
         assert!(last.end_offset() <= self.next_offset, "settled offsets were staged");
     }
+}
+
+/// Adds runs to the last of `segments`, or to a new one behind it if that is sealed.
+pub(super) fn append_runs(segments: &mut Vec<Segment>, written: &WrittenRuns) {
+    let name = written.segment;
+    let active = segments.last().filter(|segment| !segment.sealed);
+    if active.is_none_or(|active| active.name(name.partition) != name) {
+        assert!(active.is_none(), "a segment is opened only after the one before is sealed");
+        segments.push(Segment::empty(name.base_offset, name.generation));
+    }
+    let Some(segment) = segments.last_mut() else { return };
+    for run in &written.runs {
+        assert!(run.base_offset >= segment.end_offset, "runs of a segment rise");
+        assert!(run.position() == segment.length, "runs of a segment adjoin");
+        segment.end_offset = run.end_offset();
+        segment.length = run.end_position();
+        segment.timestamp_max = segment.timestamp_max.max(run.timestamp_max);
+        segment.runs += 1;
+        if let Some(index) = &mut segment.index {
+            index.push(*run);
+        }
+    }
+    segment.frame_bytes += written.frame_bytes;
+    segment.allocated = written.allocated.max(segment.length);
+    segment.last_run_crc = written.last_run_crc;
 }

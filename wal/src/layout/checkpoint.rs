@@ -105,6 +105,7 @@ impl SegmentState {
             last_run_crc: self.last_run_crc,
             sealed: self.sealed,
             allocated: 0,
+            changed_at: 0,
             index: None,
         }
     }
@@ -119,6 +120,24 @@ pub struct PartitionState {
     pub next_offset: Offset,
     /// Oldest first.
     pub segments: Vec<SegmentState>,
+}
+
+impl PartitionState {
+    /// The state by itself, as a RUN_REF holds it.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + self.segments.len() * 64);
+        encode_partition(&mut out, self);
+        out
+    }
+
+    /// `None` if the bytes are not exactly one state.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<PartitionState> {
+        let mut fields = Fields::new(bytes);
+        let state = decode_partition(&mut fields).ok()?;
+        (fields.left() == 0).then_some(state)
+    }
 }
 
 /// A checkpoint as a value.
@@ -177,14 +196,7 @@ impl Checkpoint {
         out.put_u64(self.durable_through);
         out.put_u64(self.partitions.len() as u64);
         for state in &self.partitions {
-            out.put_u64(state.partition.0);
-            out.put_u32(state.epoch);
-            out.put_u64(state.log_start);
-            out.put_u64(state.next_offset);
-            out.put_u32(state.segments.len() as u32);
-            for segment in &state.segments {
-                encode_segment(&mut out, segment);
-            }
+            encode_partition(&mut out, state);
         }
         out.put_u64(self.retired_segments.len() as u64);
         for name in &self.retired_segments {
@@ -277,6 +289,17 @@ fn many<T>(
         list.push(one(fields)?);
     }
     Ok(list)
+}
+
+fn encode_partition(out: &mut Vec<u8>, state: &PartitionState) {
+    out.put_u64(state.partition.0);
+    out.put_u32(state.epoch);
+    out.put_u64(state.log_start);
+    out.put_u64(state.next_offset);
+    out.put_u32(state.segments.len() as u32);
+    for segment in &state.segments {
+        encode_segment(out, segment);
+    }
 }
 
 fn encode_segment(out: &mut Vec<u8>, segment: &SegmentState) {

@@ -20,7 +20,8 @@ pub const RECORD_HEADER_BYTES: usize = 16;
 pub mod kind {
     /// A frame: 128 bytes of header and the body.
     pub const FRAME: u8 = 1;
-    /// A run in a segment that was written and synced before this record.
+    /// [`crate::layout::checkpoint::PartitionState`]: the segments of a partition with the runs that hold the
+    /// bodies of this flush's [`RUN_FRAME`]s. They were written and synced before this flush was.
     pub const RUN_REF: u8 = 2;
     /// A change in the list of a partition's segments.
     pub const SEGMENT: u8 = 3;
@@ -34,6 +35,9 @@ pub mod kind {
     pub const MARK: u8 = 7;
     /// A partition is gone: its id.
     pub const DROP: u8 = 8;
+    /// The 128-byte header of a frame whose body is in a run: a [`RUN_REF`] at the end of the flush says
+    /// where.
+    pub const RUN_FRAME: u8 = 9;
     /// First kind of engine notes; cursors are `0x11`, producers `0x12`, transactions `0x13`, metadata
     /// `0x14`.
     pub const NOTE: u8 = 0x10;

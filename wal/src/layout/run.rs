@@ -229,12 +229,37 @@ pub fn run_length(frame_bytes: u64, block_bytes: usize) -> u64 {
     (RUN_HEADER_BYTES as u64 + frame_bytes).next_multiple_of(block_bytes as u64)
 }
 
+/// Header and body of a frame in memory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FrameBytes {
+    /// 128 bytes.
+    pub header: Bytes,
+    pub body: Bytes,
+}
+
+impl FrameBytes {
+    /// The parts of a frame that lies in one piece.
+    ///
+    /// # Panics
+    /// If it is shorter than a header.
+    #[must_use]
+    pub fn of(frame: &Bytes) -> FrameBytes {
+        FrameBytes { header: frame.slice(..FRAME_HEADER_BYTES), body: frame.slice(FRAME_HEADER_BYTES..) }
+    }
+
+    /// Bytes of both.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.header.len() + self.body.len()
+    }
+}
+
 /// Packs frames, in offset order, into a run. Each is its header followed by its body, as its entry says.
 ///
 /// # Panics
 /// If there is no frame, offsets do not rise, or a frame's bytes are not what its entry says.
 #[must_use]
-pub fn build_run(place: &RunPlace, epoch: Epoch, frames: &[(FrameEntry, Bytes)]) -> BuiltRun {
+pub fn build_run(place: &RunPlace, epoch: Epoch, frames: &[(FrameEntry, FrameBytes)]) -> BuiltRun {
     let (Some((first, _)), Some((last, _))) = (frames.first(), frames.last()) else {
         unreachable!("a run holds at least one frame")
     };
@@ -247,15 +272,15 @@ pub fn build_run(place: &RunPlace, epoch: Epoch, frames: &[(FrameEntry, Bytes)])
     let mut end = first.base_offset;
     for (entry, frame) in frames {
         assert!(
-            entry.base_offset >= end && frame.len() == entry.length as usize,
+            entry.base_offset >= end && frame.length() == entry.length as usize,
             "frames rise and are whole"
         );
         end = entry.end_offset();
-        buffer.extend_from_slice(&frame[..FRAME_HEADER_BYTES]);
+        buffer.extend_from_slice(&frame.header);
     }
     let headers_crc = crc32c(&buffer[RUN_HEADER_BYTES..]);
     for (_, frame) in frames {
-        buffer.extend_from_slice(&frame[FRAME_HEADER_BYTES..]);
+        buffer.extend_from_slice(&frame.body);
     }
     buffer.pad_to(place.block_bytes);
     let header = RunHeader {
@@ -370,7 +395,7 @@ fn place_bodies(
 mod tests {
     use super::*;
 
-    fn frame(base_offset: Offset, body: &[u8]) -> (FrameEntry, Bytes) {
+    fn frame(base_offset: Offset, body: &[u8]) -> (FrameEntry, FrameBytes) {
         let header = FrameHeader {
             format: martlet_core::frame::format::NATIVE,
             epoch: 3,
@@ -384,7 +409,7 @@ mod tests {
             ..FrameHeader::default()
         };
         let bytes: Bytes = [&header.encode()[..], body].concat().into();
-        (FrameEntry::of(&header, 0), bytes)
+        (FrameEntry::of(&header, 0), FrameBytes::of(&bytes))
     }
 
     fn sample() -> BuiltRun {

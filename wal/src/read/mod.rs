@@ -290,6 +290,14 @@ impl Reader {
         }
     }
 
+    /// Keeps runs that were just written, for readers at the tail.
+    pub fn written(&mut self, name: SegmentName, runs: Vec<(RunEntry, Bytes)>) {
+        for (entry, bytes) in runs {
+            let frames = crate::layout::run::parse_run(&bytes, &entry, name.partition, false).into();
+            self.cache.put(cache::key_of(name, &entry), CachedRun { bytes, frames });
+        }
+    }
+
     /// Reads that ended since the last call.
     pub fn take_finished(&mut self) -> Vec<(ReadId, ReadEnd)> {
         std::mem::take(&mut self.finished)

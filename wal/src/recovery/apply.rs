@@ -28,6 +28,8 @@ pub(super) struct Applied {
     /// Unknown records were lost; partitions with frames after that are known to go on.
     pub(super) lost: bool,
     seen_since_loss: BTreeSet<PartitionId>,
+    /// Partitions with RUN_REFs.
+    pub(super) referred: BTreeSet<PartitionId>,
 }
 
 impl Applied {
@@ -41,6 +43,7 @@ impl Applied {
             damage: Vec::new(),
             lost: false,
             seen_since_loss: BTreeSet::new(),
+            referred: BTreeSet::new(),
         }
     }
 
@@ -77,6 +80,16 @@ impl Applied {
                     let body = body.filter(|_| metadata).map(|body| Bytes::copy_from_slice(&body));
                     self.replay.push(ReplayItem::Frame(header, body.unwrap_or_default()));
                 }
+            }
+            Item::RunFrame { header } => {
+                self.frame(&header, 0, None, raise);
+                if replayed {
+                    self.replay.push(ReplayItem::Frame(header, Bytes::new()));
+                }
+            }
+            Item::RunRef(state) => {
+                self.referred.insert(state.partition);
+                self.logs.recover_run_ref(&state, raise);
             }
             Item::Note { kind, payload } if replayed => {
                 self.replay.push(ReplayItem::Note(kind, Bytes::copy_from_slice(&payload)));

@@ -11,6 +11,7 @@ pub(crate) mod inspect;
 pub(crate) mod open;
 mod parse;
 mod reader;
+mod runs;
 mod scan;
 mod tries;
 
@@ -18,7 +19,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use martlet_core::{FrameHeader, NodeId, WalId};
+use martlet_core::{FrameHeader, NodeId, PartitionId, WalId};
 
 pub use create::NewWal;
 
@@ -45,10 +46,10 @@ pub enum ReplayItem {
     Note(u8, Bytes),
 }
 
-/// Bytes of the ring that were proven durable and cannot be read.
+/// Bytes of the ring, or of runs it refers to, that were proven durable and cannot be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Damage {
-    /// Ring position.
+    /// Ring position; for a run the byte in its segment.
     pub position: u64,
     pub bytes: u64,
     pub what: DamageKind,
@@ -65,6 +66,8 @@ pub enum DamageKind {
     Body,
     /// A note of the engine of this kind.
     Note(u8),
+    /// A run of this partition that the ring refers to.
+    Run(PartitionId),
 }
 
 /// What recovery found.

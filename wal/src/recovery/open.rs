@@ -6,6 +6,7 @@ use martlet_runtime::buffer::AlignedBuffer;
 use super::apply::Applied;
 use super::create::{must, take_ballast};
 use super::reader::RingReader;
+use super::runs::check_runs;
 use super::scan::{Met, Scan};
 use super::tries::{length_again, read_again};
 use super::{RecoveryError, RecoveryReport, Replay, ReplayItem};
@@ -59,6 +60,9 @@ pub(crate) async fn open(
     let mut scan = Scan::new(reader, start, chosen.checkpoint.durable_through, trust);
     let walked = if fresh { Walked::default() } else { walk(&mut scan, &mut applied, &replay).await? };
     applied.finish();
+    let (known, referred) = (&chosen.checkpoint.partitions, &applied.referred);
+    let bad_runs = check_runs(&io, &shape, &applied.logs, known, referred, !trust).await;
+    applied.damage.extend(bad_runs);
 
     let incarnation = incarnation.max(walked.last.as_ref().map_or(0, |last| last.incarnation) + 1);
     let superblock = raise(&io, before, placement, incarnation).await?;
@@ -105,7 +109,13 @@ fn logs_of(checkpoint: &Checkpoint, incarnation: u32) -> PartitionLogs {
     for state in &mut partitions {
         state.epoch = state.epoch.saturating_add(incarnation - checkpoint.incarnation);
     }
-    PartitionLogs::from_checkpoint(&partitions, &checkpoint.retired_segments, &checkpoint.retired_partitions)
+    let mut logs = PartitionLogs::from_checkpoint(
+        &partitions,
+        &checkpoint.retired_segments,
+        &checkpoint.retired_partitions,
+    );
+    logs.recovered_from(checkpoint.generation);
+    logs
 }
 
 async fn read_whole(io: &ScriptIo, file: FileId) -> Result<bytes::Bytes, IoFault> {

@@ -5,6 +5,7 @@ use martlet_core::limits::BATCH_BYTES_MAX;
 use martlet_core::{FRAME_HEADER_BYTES, FrameHeader, Offset, PartitionId, checksum::crc32c};
 
 use super::{Damage, DamageKind};
+use crate::layout::checkpoint::PartitionState;
 use crate::layout::flush::{FLUSH_HEADER_BYTES, FlushHeader};
 use crate::layout::get_u64;
 use crate::layout::record::{self, LogStart, RECORD_HEADER_BYTES, RecordHeader, Salt, kind};
@@ -23,6 +24,11 @@ pub(crate) enum Item {
         kind: u8,
         payload: Bytes,
     },
+    /// Its body is in a run that the RUN_REF of the same flush tells.
+    RunFrame {
+        header: FrameHeader,
+    },
+    RunRef(PartitionState),
     LogStart {
         partition: PartitionId,
         log_start: Offset,
@@ -123,6 +129,14 @@ fn take(parsed: &mut Parsed, record: &RecordHeader, position: u64, payload: Byte
         kind::DROP if payload.len() == 8 => {
             parsed.items.push(Item::Drop { partition: PartitionId(get_u64(&payload, 0)) });
         }
+        kind::RUN_FRAME => match FrameHeader::decode(&payload) {
+            Ok(header) => parsed.items.push(Item::RunFrame { header }),
+            Err(_) => damaged(DamageKind::Records),
+        },
+        kind::RUN_REF => match PartitionState::decode(&payload) {
+            Some(state) => parsed.items.push(Item::RunRef(state)),
+            None => damaged(DamageKind::Records),
+        },
         kind::MARK => {}
         _ => damaged(DamageKind::Records),
     }

@@ -12,6 +12,7 @@
 mod arena;
 mod cache;
 pub(crate) mod files;
+mod held;
 
 use std::collections::VecDeque;
 
@@ -20,6 +21,7 @@ use martlet_core::checksum::{crc32c, crc32c_of};
 use martlet_core::{Instant, Lsn};
 
 pub(crate) use cache::TailCache;
+pub(crate) use held::{DurableRun, HeldRun, HeldState, LandedRun};
 
 use crate::config::{StoreConfig, planted};
 use crate::index::RingShape;
@@ -44,6 +46,8 @@ struct Open {
     lsn: Lsn,
     /// Holds nothing but a mark.
     mark: bool,
+    /// Runs of frames whose headers are in this flush.
+    runs: Vec<HeldRun>,
 }
 
 /// A flush that has its place and waits for its turn.
@@ -57,6 +61,8 @@ struct Sealed {
     records_crc: u32,
     lsn: Lsn,
     mark: bool,
+    /// It is issued only when all of them have landed.
+    runs: Vec<HeldRun>,
 }
 
 /// The flush that was issued.
@@ -68,6 +74,7 @@ struct Flight {
     lsn: Lsn,
     mark: bool,
     issued: Instant,
+    runs: Vec<DurableRun>,
 }
 
 /// Where a staged record stands.
@@ -79,11 +86,13 @@ pub(crate) struct Staged {
 }
 
 /// A flush that has become durable.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Flushed {
     pub(crate) bytes: u64,
     pub(crate) issued: Instant,
     pub(crate) mark: bool,
+    /// Runs that count from now on.
+    pub(crate) runs: Vec<DurableRun>,
 }
 
 /// The head of the ring.
@@ -96,6 +105,8 @@ pub(crate) struct Ring {
     open: Option<Open>,
     queued: VecDeque<Sealed>,
     queued_bytes: usize,
+    /// Bytes of frames in runs that are not durable.
+    run_bytes: usize,
     flight: Option<Flight>,
     cache: TailCache,
     /// Where the next flush may begin.
@@ -136,6 +147,7 @@ impl Ring {
             open: None,
             queued: VecDeque::new(),
             queued_bytes: 0,
+            run_bytes: 0,
             flight: None,
             next_position: head.position,
             next_sequence: head.sequence,
@@ -169,14 +181,15 @@ impl Ring {
     /// Bytes staged and not yet durable.
     pub(crate) fn staged_bytes(&self) -> usize {
         let open = self.open.as_ref().map_or(0, |open| open.buffer.len());
-        open + self.queued_bytes + self.flight.as_ref().map_or(0, |flight| flight.data.len())
+        let flight = self.flight.as_ref().map_or(0, |flight| flight.data.len());
+        open + self.queued_bytes + self.run_bytes + flight
     }
 
     /// First position after everything staged.
     pub(crate) fn head(&self) -> u64 {
         self.open
             .as_ref()
-            .map_or(self.next_position, |open| open.position + self.padded(open.buffer.len()) as u64)
+            .map_or(self.next_position, |open| open.position + self.padded(open.length()) as u64)
     }
 
     pub(crate) fn freed_through(&self) -> u64 {
@@ -211,9 +224,9 @@ impl Ring {
     pub(crate) fn head_after(&self, payload: usize) -> u64 {
         let need = RECORD_HEADER_BYTES + payload;
         if let Some(open) = &self.open
-            && open.buffer.len() + need <= open.limit
+            && open.length() + need <= open.limit
         {
-            return open.position + self.padded(open.buffer.len() + need) as u64;
+            return open.position + self.padded(open.length() + need) as u64;
         }
         let flush = self.padded(FLUSH_HEADER_BYTES + need) as u64;
         self.place(self.head(), flush) + flush
@@ -241,7 +254,7 @@ impl Ring {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         assert!(length <= self.payload_bytes_max(), "a record fits a file of the ring");
         let need = RECORD_HEADER_BYTES + length;
-        if self.open.as_ref().is_some_and(|open| open.buffer.len() + need > open.limit) {
+        if self.open.as_ref().is_some_and(|open| open.length() + need > open.limit) {
             self.seal();
         }
         if counted {
@@ -265,7 +278,7 @@ impl Ring {
         for part in parts {
             open.buffer.extend_from_slice(part);
         }
-        assert!(open.buffer.len() <= open.limit, "a record is staged only where it fits");
+        assert!(open.length() <= open.limit, "a record is staged only where it fits");
         open.records += 1;
         open.lsn = lsn;
         open.mark &= mark;
@@ -283,14 +296,15 @@ impl Ring {
         buffer.resize(FLUSH_HEADER_BYTES, 0);
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        Open { buffer, position, sequence, limit, records: 0, records_crc: 0, lsn: self.staged, mark }
+        let runs = Vec::new();
+        Open { buffer, position, sequence, limit, records: 0, records_crc: 0, lsn: self.staged, mark, runs }
     }
 
     /// Ends the open buffer: what is staged next goes into another flush.
     pub(crate) fn seal(&mut self) {
         let Some(mut open) = self.open.take() else { return };
         let payload = open.buffer.len();
-        let length = self.padded(payload);
+        let length = self.padded(open.length());
         open.buffer.resize(length, 0);
         let sealed = open.buffer.split_to(length);
         self.arena.give_back(open.buffer);
@@ -305,6 +319,7 @@ impl Ring {
             records_crc: open.records_crc,
             lsn: open.lsn,
             mark: open.mark,
+            runs: open.runs,
         });
     }
 
@@ -325,11 +340,13 @@ impl Ring {
         }
         let front = self.queued.front()?;
         let end = front.position + front.buffer.len() as u64;
-        if end > self.freed_through + self.shape.capacity() || !ready(front.position) {
+        let held = front.runs.iter().any(|run| !run.has_landed());
+        if held || end > self.freed_through + self.shape.capacity() || !ready(front.position) {
             return None;
         }
         let mut sealed = self.queued.pop_front()?;
         self.queued_bytes -= sealed.buffer.len();
+        let runs = sealed.refer(self.incarnation);
         let header = FlushHeader {
             wal: self.shape.wal,
             position: sealed.position,
@@ -352,7 +369,7 @@ impl Ring {
         let id = id();
         let (file, offset) = self.shape.place(sealed.position);
         let (position, lsn, mark) = (sealed.position, sealed.lsn, sealed.mark);
-        self.flight = Some(Flight { id, data: data.clone(), position, lsn, mark, issued: now });
+        self.flight = Some(Flight { id, data: data.clone(), position, lsn, mark, issued: now, runs });
         if planted!(config, ack_before_flush) {
             self.durable = lsn;
         }
@@ -374,7 +391,8 @@ impl Ring {
         self.durable_through = flight.position + bytes;
         self.proven = flight.mark;
         self.cache.push(flight.position, flight.data);
-        Some(Flushed { bytes, issued: flight.issued, mark: flight.mark })
+        self.run_bytes -= flight.runs.iter().map(|run| run.bytes as usize).sum::<usize>();
+        Some(Flushed { bytes, issued: flight.issued, mark: flight.mark, runs: flight.runs })
     }
 
     /// The latest remembered start of a flush at or below `position`.

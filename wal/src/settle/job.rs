@@ -11,9 +11,11 @@ use martlet_core::{Offset, PartitionId};
 
 use super::collect::Collect;
 use super::{SettleConfig, prepare};
-use crate::index::{FrameCache, FrameEntry, PartitionLogs, RingShape, SettleMove, SettlePlan, WrittenRuns};
+use crate::index::{
+    FrameCache, FrameEntry, PartitionLogs, RingShape, RunEntry, SettleMove, SettlePlan, WrittenRuns,
+};
 use crate::io::{DirectoryId, FileId, IoFault, IoOutcome, IoRequest, SegmentName};
-use crate::layout::run::{RunPlace, build_run};
+use crate::layout::run::{FrameBytes, RunPlace, build_run};
 use crate::read::IndexLoad;
 
 /// What a job does next, or waits for.
@@ -92,7 +94,14 @@ pub(super) struct Job {
     pub(super) damaged: Vec<Offset>,
     pub(super) upto: Offset,
     /// Frames still to be written.
-    pub(super) frames: VecDeque<(FrameEntry, Bytes)>,
+    pub(super) frames: VecDeque<(FrameEntry, FrameBytes)>,
+    /// Frames that were never in the ring, to be written behind those that were.
+    ahead: Vec<(FrameEntry, FrameBytes)>,
+    /// The runs of a job with such frames. `None` for a job without, and for one whose frames went through
+    /// the ring after all.
+    pub(super) data: Option<Vec<(RunEntry, Bytes)>>,
+    /// Nobody waits for its runs any more: the index must not hear of them.
+    pub(super) abandoned: bool,
     pub(super) written: Option<WrittenRuns>,
     stage: Stage,
     end: Option<JobEnd>,
@@ -115,12 +124,26 @@ impl Job {
             damaged: Vec::new(),
             upto,
             frames: VecDeque::new(),
+            ahead: Vec::new(),
+            data: None,
+            abandoned: false,
             written: None,
             stage: Stage::Collect(Collect::new(plan.partition, plan.frames, check_body)),
             end: None,
             moved: None,
             durable_needed: 0,
         }
+    }
+
+    /// A job that writes `ahead`, whose flush waits for it, behind the frames of the plan.
+    pub(super) fn of_run(
+        number: u64,
+        plan: SettlePlan,
+        ahead: Vec<(FrameEntry, FrameBytes)>,
+        check_body: bool,
+    ) -> Job {
+        let upto = ahead.last().map_or(0, |(entry, _)| entry.end_offset());
+        Job { upto, ahead, data: Some(Vec::new()), ..Job::new(number, plan, false, check_body) }
     }
 
     /// The next request. None if the job is done or waits for its carried copies.
@@ -167,7 +190,8 @@ impl Job {
         let (good, damaged) = collect.into_frames();
         let good_bytes: u64 = good.iter().map(|(entry, _)| u64::from(entry.length)).sum();
         self.ring_bytes = good_bytes - self.memory_bytes;
-        self.frames = good.into();
+        self.frames = good.into_iter().map(|(entry, frame)| (entry, FrameBytes::of(&frame))).collect();
+        self.frames.extend(std::mem::take(&mut self.ahead));
         self.damaged = damaged;
         if self.how == SettleMove::Carry {
             logs.lost(self.partition, &self.damaged);
@@ -182,7 +206,7 @@ impl Job {
     fn build(&mut self, logs: &PartitionLogs, place: RunPlace, config: &SettleConfig) -> Stage {
         let epoch = logs.extent(self.partition).map_or(0, |extent| extent.epoch);
         let count = prepare::run_frames(self.frames.iter().map(|(entry, _)| entry), config.run_bytes_max);
-        let frames: Vec<(FrameEntry, Bytes)> = self.frames.drain(..count).collect();
+        let frames: Vec<(FrameEntry, FrameBytes)> = self.frames.drain(..count).collect();
         if frames.is_empty() {
             return Stage::Sync { name: place.segment };
         }
@@ -199,6 +223,9 @@ impl Job {
         written.runs.push(run.entry);
         written.frame_bytes += run.frame_bytes;
         written.last_run_crc = run.header_crc;
+        if let Some(data) = &mut self.data {
+            data.push((run.entry, run.data.clone()));
+        }
         let next = RunPlace {
             number: place.number + 1,
             position: run.entry.end_position(),
@@ -305,7 +332,7 @@ impl Job {
     }
 
     /// Frames to be logged again, once.
-    pub(super) fn take_carry(&mut self) -> Option<Vec<(FrameEntry, Bytes)>> {
+    pub(super) fn take_carry(&mut self) -> Option<Vec<(FrameEntry, FrameBytes)>> {
         let offered = matches!(self.stage, Stage::Carry) && self.moved.is_none() && !self.frames.is_empty();
         offered.then(|| self.frames.drain(..).collect())
     }
@@ -318,6 +345,18 @@ impl Job {
 
     pub(super) fn carry_refused(&mut self) {
         self.end = Some(JobEnd::Carried(Vec::new()));
+    }
+
+    /// The carried frames were staged once more: pairs of old and new positions, rising.
+    pub(super) fn positions_moved(&mut self, payloads: &[(u64, u64)]) {
+        let Some(moved) = &mut self.moved else { return };
+        let last_length = moved.last().map_or(0, |(_, last)| self.durable_needed - last);
+        for (_, position) in moved.iter_mut() {
+            if let Ok(at) = payloads.binary_search_by_key(position, |(old, _)| *old) {
+                *position = payloads[at].1;
+            }
+        }
+        self.durable_needed = moved.last().map_or(0, |(_, last)| last + last_length);
     }
 
     pub(super) fn on_durable(&mut self, durable: u64) {

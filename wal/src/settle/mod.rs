@@ -3,6 +3,11 @@
 //! Owns the jobs under way and their bounds. Must never write a block that holds settled bytes of the index,
 //! and must never tell the index of a run before the segment and its name are synced. Ring space is not freed
 //! here: that takes a durable checkpoint.
+//!
+//! A flush that waits for runs (see [`crate::ring`]) has them written here, by jobs like any other, so that a
+//! segment has one writer at a time: [`Settler::begin_run`], then [`Settler::take_landed`]. Such a job writes
+//! first what the ring still holds of the partition, since offsets of a segment rise. The index hears of its
+//! runs only when the flush is durable, and the partition stays busy until then.
 
 mod collect;
 mod job;
@@ -18,9 +23,11 @@ use martlet_core::{Lsn, PartitionId};
 
 use crate::config::StoreConfig;
 use crate::index::{
-    FrameCache, FrameEntry, IoIds, PartitionLogs, RingShape, SettleLimits, SettleMove, SettlePlan,
+    FrameCache, FrameEntry, IoIds, PartitionLogs, RingShape, RunEntry, RunPlan, SettleLimits, SettleMove,
+    SettlePlan, WrittenRuns,
 };
 use crate::io::{IoFault, IoId, IoOutcome, IoRequest};
+use crate::layout::run::FrameBytes;
 use job::{Job, JobEnd};
 
 /// Settles and carries under way at a time.
@@ -92,8 +99,25 @@ pub struct RingView {
 pub struct CarryJob {
     pub job: u64,
     pub partition: PartitionId,
-    /// Entries with header and body of each.
-    pub frames: Vec<(FrameEntry, Bytes)>,
+    pub frames: Vec<(FrameEntry, FrameBytes)>,
+}
+
+/// How the runs of a flush ended.
+#[derive(Debug)]
+pub struct Landed {
+    pub partition: PartitionId,
+    /// The runs with their bytes; `None` if they could not be written.
+    pub runs: Option<(WrittenRuns, Vec<(RunEntry, Bytes)>)>,
+}
+
+/// Whether the runs of a flush are being written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RunBegin {
+    Begun,
+    /// Another settle of the partition is under way: ask again when that has ended.
+    Wait,
+    /// They will not be written.
+    Refused,
 }
 
 /// What was settled in this process.
@@ -121,6 +145,7 @@ pub struct Settler {
     jobs: BTreeMap<u64, Job>,
     flying: BTreeMap<IoId, u64>,
     last_job: u64,
+    landed: Vec<Landed>,
     full: bool,
     /// An eager settle met a full disk: no other is tried before one that the ring needs succeeds.
     eager_full: bool,
@@ -139,6 +164,7 @@ impl Settler {
             jobs: BTreeMap::new(),
             flying: BTreeMap::new(),
             last_job: 0,
+            landed: Vec::new(),
             full: false,
             eager_full: false,
             unread: false,
@@ -231,15 +257,63 @@ impl Settler {
         logs.plan_eager(view.durable, left.min(self.config.run_bytes_max * JOB_RUNS_MAX))
     }
 
-    /// Jobs under way of one kind, and their bytes.
+    /// Jobs under way of one kind, those of runs apart, and their bytes.
     fn under_way(&self, eager: bool) -> (usize, u64) {
-        let jobs = self.jobs.values().filter(|job| job.eager == eager);
+        let jobs = self.jobs.values().filter(|job| job.eager == eager && job.data.is_none());
         jobs.fold((0, 0), |(count, bytes), job| (count + 1, bytes + job.bytes))
     }
 
     fn start(&mut self, plan: SettlePlan, eager: bool) {
         self.last_job += 1;
         self.jobs.insert(self.last_job, Job::new(self.last_job, plan, eager, self.config.check_body));
+    }
+
+    /// Begins to write the runs of a flush: `frames` of one partition, and before them what the ring holds of
+    /// it, which is durable at ring position `durable`. Not bounded by the other jobs: the flush waits.
+    ///
+    /// # Panics
+    /// If there is no frame.
+    pub fn begin_run(
+        &mut self,
+        logs: &mut PartitionLogs,
+        partition: PartitionId,
+        frames: &[(FrameEntry, FrameBytes)],
+        durable: u64,
+    ) -> RunBegin {
+        assert!(!frames.is_empty(), "a run has frames");
+        if !self.takes_runs() {
+            return RunBegin::Refused;
+        }
+        let mut plan = match logs.plan_run(partition, frames[0].0.base_offset, durable) {
+            RunPlan::Ready(plan) => plan,
+            RunPlan::Busy => return RunBegin::Wait,
+            RunPlan::Refused => return RunBegin::Refused,
+        };
+        plan.bytes += frames.iter().map(|(entry, _)| u64::from(entry.length)).sum::<u64>();
+        self.last_job += 1;
+        let job = Job::of_run(self.last_job, plan, frames.to_vec(), self.config.check_body);
+        self.jobs.insert(self.last_job, job);
+        RunBegin::Begun
+    }
+
+    /// Whether runs would be begun now.
+    #[must_use]
+    pub fn takes_runs(&self) -> bool {
+        !self.full && !self.unread
+    }
+
+    /// Runs of flushes that ended since the last call. Their partitions stay busy if they were written.
+    pub fn take_landed(&mut self) -> Vec<Landed> {
+        std::mem::take(&mut self.landed)
+    }
+
+    /// The frames of runs under way went through the ring after all, and everything staged from there on has
+    /// other positions: pairs of old and new ones, rising. What is being written still ends, without effect.
+    pub fn unravelled(&mut self, moved: &[(u64, u64)]) {
+        for job in self.jobs.values_mut() {
+            job.abandoned = job.data.is_some();
+            job.positions_moved(moved);
+        }
     }
 
     /// Takes the outcome of a request of [`Self::poll`]. `after` is the last record staged.
@@ -255,13 +329,24 @@ impl Settler {
         let Some(job) = self.jobs.remove(&number) else { return };
         self.counters.damaged_frames += job.damaged.len() as u64;
         let begun = job.written.as_ref().map(|written| written.segment);
+        let partition = job.partition;
+        let awaited = job.data.is_some() && !job.abandoned;
         match end {
+            JobEnd::Settled(written) if job.abandoned => {
+                let _ = written;
+                logs.settle_failed(partition, false, after);
+            }
+            JobEnd::Settled(written) if awaited => {
+                self.count(&written);
+                let runs = Some((written, job.data.unwrap_or_default()));
+                self.landed.push(Landed { partition, runs });
+                return;
+            }
             JobEnd::Settled(written) => {
                 self.eager_full &= job.eager;
                 self.counters.memory_bytes += job.memory_bytes;
                 self.counters.ring_bytes += job.ring_bytes;
-                self.counters.runs += written.runs.len() as u64;
-                self.counters.run_bytes += written.runs.iter().map(|run| u64::from(run.length)).sum::<u64>();
+                self.count(&written);
                 logs.run_written(&written, after);
                 return;
             }
@@ -290,9 +375,17 @@ impl Settler {
                 logs.settle_failed(job.partition, true, after);
             }
         }
-        if let (Some(name), None) = (begun, logs.get(job.partition)) {
+        if awaited {
+            self.landed.push(Landed { partition, runs: None });
+        }
+        if let (Some(name), None) = (begun, logs.get(partition)) {
             logs.retire_segment(name, after);
         }
+    }
+
+    fn count(&mut self, written: &WrittenRuns) {
+        self.counters.runs += written.runs.len() as u64;
+        self.counters.run_bytes += written.runs.iter().map(|run| u64::from(run.length)).sum::<u64>();
     }
 
     /// Frames that must be logged again, at their old offsets; answered by [`Self::carry_logged`].

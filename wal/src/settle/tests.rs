@@ -31,10 +31,11 @@ fn config() -> StoreConfig {
     }
 }
 
-/// Sometimes nothing is settled before its ring space is needed.
+/// Sometimes nothing is settled before its ring space is needed; half of the processes write runs at once.
 fn some_config(dice: &mut Dice) -> StoreConfig {
     let eager = if dice.once_in(3) { 0 } else { config().settle_eager_bytes_min };
-    StoreConfig { settle_eager_bytes_min: eager, ..config() }
+    let big = if dice.once_in(2) { 5 * 1024 } else { u64::MAX };
+    StoreConfig { settle_eager_bytes_min: eager, big_batch_bytes_min: big, ..config() }
 }
 
 fn new_wal() -> NewWal {
@@ -80,6 +81,7 @@ struct World {
     steps: u64,
     settled_runs: u64,
     carried_bytes: u64,
+    big_runs: u64,
 }
 
 impl World {
@@ -97,6 +99,7 @@ impl World {
             steps: 0,
             settled_runs: 0,
             carried_bytes: 0,
+            big_runs: 0,
         }
     }
 
@@ -309,6 +312,7 @@ impl World {
         let counters = self.bench.store.counters();
         self.settled_runs += counters.settled_runs;
         self.carried_bytes += counters.carried_bytes;
+        self.big_runs += counters.big_runs;
         let disk = match self.dice.below(4) {
             0 => self.bench.kill(&mut self.dice),
             1 => {
@@ -359,18 +363,20 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 
 #[test]
 fn acknowledged_records_survive_crashes_over_many_laps() {
-    let (mut runs, mut carried, mut laps) = (0, 0, 0);
+    let (mut runs, mut carried, mut laps, mut big) = (0, 0, 0, 0);
     for seed in seeds(8) {
         let outcome = std::panic::catch_unwind(|| {
             let world = run(seed, 6);
-            (world.settled_runs, world.carried_bytes, world.bench.report.head)
+            (world.settled_runs, world.carried_bytes, world.bench.report.head, world.big_runs)
         });
-        let Ok((settled, carry, head)) = outcome else { panic!("seed {seed} failed") };
+        let Ok((settled, carry, head, big_runs)) = outcome else { panic!("seed {seed} failed") };
         runs += settled;
         carried += carry;
+        big += big_runs;
         laps += head / (512 * 1024);
     }
-    assert!(runs > 0 && carried > 0 && laps > 0, "runs {runs}, carried {carried}, laps {laps}");
+    println!("runs {runs}, carried {carried}, laps {laps}, big {big}");
+    assert!(runs > 0 && carried > 0 && laps > 0 && big > 1000);
 }
 
 /// No write touches a block that holds settled bytes of a checkpoint or of the index.
@@ -524,6 +530,7 @@ fn a_flipped_byte_in_a_segment_is_never_served_and_the_rest_stays_readable() {
             steps: 0,
             settled_runs: 0,
             carried_bytes: 0,
+            big_runs: 0,
         };
         for partition in damaged.bench.store.partitions() {
             let (served, hole) = scan(&mut damaged, partition);

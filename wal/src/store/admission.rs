@@ -77,7 +77,7 @@ impl Store {
                 "more is staged than the disk has taken: slow down and retry",
             ));
         }
-        let head = self.ring.head_after(payload);
+        let head = self.ring.head_after(payload) + self.ring.unravelled_bytes_max(0);
         let sixteenth = self.shape.capacity() / 16;
         let kept = match class {
             WriteClass::Records => KEPT_FROM_RECORDS * sixteenth,

@@ -17,6 +17,9 @@ pub(crate) const CHECKPOINT_OWNER: u8 = 0x03;
 const WRITE_BYTES_MAX: usize = 1024 * 1024;
 /// A checkpoint is worth it when it frees this share of the ring ...
 const FREED_SHARE: u64 = 32;
+/// Whatever it frees, one is wanted when runs of this share of the ring are known to none: it bounds what
+/// recovery looks at.
+const NEWS_SHARE: u64 = 2;
 /// ... and more than this many eighths of the ring are in use.
 const USED_EIGHTHS: u64 = 5;
 
@@ -78,6 +81,21 @@ impl Checkpointing {
         matches!(self.step, Step::Paused { .. })
     }
 
+    /// Generation of the newest durable checkpoint.
+    pub(super) fn generation(&self) -> u64 {
+        self.slots.generation
+    }
+
+    /// Flushes were staged again before they were issued: `ends` pairs old with new ends, rising.
+    pub(super) fn positions_moved(&mut self, ends: &[(u64, u64)]) {
+        let Step::Captured(checkpoint) = &mut self.step else { return };
+        let after = ends.partition_point(|(old, _)| *old <= checkpoint.snapshot_at);
+        if let Some((_, new)) = after.checked_sub(1).map(|at| ends[at]) {
+            checkpoint.snapshot_at = new;
+            checkpoint.durable_through = new;
+        }
+    }
+
     /// Ring position below which neither slot needs anything.
     fn freed(&self) -> u64 {
         self.slots.starts[0].min(self.slots.starts[1])
@@ -99,6 +117,9 @@ impl Store {
             return false;
         }
         let capacity = self.shape.capacity();
+        if self.news_bytes >= capacity / NEWS_SHARE {
+            return true;
+        }
         // What a checkpoint frees ends where a flush starts; less is no gain, or it would be wanted for ever.
         let start = self.ring.start_below(self.needed_from()).map_or(0, |start| start.position);
         let gain = start.saturating_sub(self.ring.freed_through());
@@ -116,9 +137,12 @@ impl Store {
         let needed = self.logs.oldest_position().map_or(snapshot_at, |oldest| oldest.min(snapshot_at));
         let Some(ring_start) = self.ring.start_below(needed) else { return };
         let (retired_segments, retired_partitions) = self.logs.checkpoint_retired(&self.retirer);
+        let generation = self.checkpointing.slots.generation + 1;
+        self.logs.captured(generation);
+        self.news_bytes = 0;
         self.checkpointing.step = Step::Captured(Box::new(Checkpoint {
             wal: self.superblock.wal,
-            generation: self.checkpointing.slots.generation + 1,
+            generation,
             incarnation: self.superblock.incarnation,
             ring_start,
             snapshot_at,

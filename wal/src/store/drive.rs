@@ -38,6 +38,7 @@ impl Store {
     }
 
     pub(super) fn poll_ring(&mut self, now: Instant) -> Option<(IoId, IoRequest)> {
+        self.begin_runs();
         let (ids, files) = (&mut self.ids, &self.files);
         let ready = |position| files.is_ready(position);
         let flush = self.ring.next_flush(|| ids.next(RING_OWNER), ready, &self.config, now)?;
@@ -80,6 +81,7 @@ impl Store {
         self.counters.flush_bytes += flushed.bytes;
         self.counters.marks += u64::from(flushed.mark);
         self.counters.flush_latency.record(now.since(flushed.issued));
+        self.runs_durable(flushed.runs);
         self.settle_durable();
         if self.ring.is_quiet() && self.ring.needs_proof() {
             self.mark_at = Some(now.after(self.config.mark_after));

@@ -12,6 +12,7 @@ mod admission;
 mod checkpointing;
 mod drive;
 mod moving;
+mod runs;
 mod seams;
 
 #[cfg(test)]
@@ -20,6 +21,8 @@ mod crash_tests;
 mod read_fault_tests;
 #[cfg(test)]
 mod rot_tests;
+#[cfg(test)]
+mod run_tests;
 #[cfg(test)]
 mod tests;
 
@@ -63,6 +66,8 @@ pub struct Store {
     ids: IoIds,
     logs: PartitionLogs,
     ring: Ring,
+    /// Bytes of runs that no captured checkpoint knows: recovery would have to look them up.
+    news_bytes: u64,
     files: RingFiles,
     checkpointing: Checkpointing,
     settler: Settler,
@@ -137,6 +142,7 @@ impl Store {
             lost_records,
             settle_all: false,
             carry_refused_at: None,
+            news_bytes: 0,
             config,
             superblock,
             shape,
@@ -163,8 +169,8 @@ impl Store {
         self.superblock.incarnation
     }
 
-    /// Stages a frame: one copy of the body, into the flush buffer. Offsets of the partition go on from
-    /// there.
+    /// Stages a frame: one copy of the body, into the flush buffer, or into a run if much is queued for the
+    /// partition. Offsets of the partition go on from there.
     ///
     /// # Panics
     /// If the partition is not open, the header's offset is below the next one, or the length is not the
@@ -172,8 +178,13 @@ impl Store {
     pub fn append(&mut self, header: &FrameHeader, body: &Bytes) -> Lsn {
         assert_eq!(header.body_length as usize, body.len(), "header and body belong together");
         let partition = PartitionId(header.partition);
-        let staged = self.ring.stage(record::kind::FRAME, &[&header.encode(), body], true);
-        self.logs.stage(partition, header.epoch, FrameEntry::of(header, staged.position));
+        let staged = if self.goes_into_run(header) {
+            self.stage_in_run(header, body)
+        } else {
+            let staged = self.ring.stage(record::kind::FRAME, &[&header.encode(), body], true);
+            self.logs.stage(partition, header.epoch, FrameEntry::of(header, staged.position));
+            staged
+        };
         self.counters.frames += 1;
         self.counters.frame_bytes += (martlet_core::FRAME_HEADER_BYTES + body.len()) as u64;
         staged.lsn

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use martlet_core::frame::FrameHeader;
 use martlet_core::{Now, Offset, PartitionId};
 
-use super::crash_tests::{Appended, WAL, World, body, config, seeds};
+use super::crash_tests::{Appended, WAL, World, body, config_of, seeds};
 use crate::config::StoreConfig;
 use crate::io::FileId;
 use crate::read::{ReadEnd, ReadStart};
@@ -127,7 +127,7 @@ fn rot(seed: u64, flips: u64, config: StoreConfig) -> (u64, u64) {
 fn rot_is_reported_and_never_served() {
     let (mut reported, mut silent) = (0, 0);
     for seed in seeds().take(10) {
-        let (more, none) = rot(seed, 60, config());
+        let (more, none) = rot(seed, 60, config_of(seed));
         reported += more;
         silent += none;
     }
@@ -138,7 +138,7 @@ fn rot_is_reported_and_never_served() {
 #[cfg(feature = "planted-bugs")]
 #[test]
 fn planted_bugs_are_caught() {
-    use super::crash_tests::run;
+    use super::crash_tests::{config, run};
     use crate::config::PlantedBugs;
     let none = PlantedBugs::default();
     let planted = [

@@ -80,7 +80,8 @@ impl Store {
         loop {
             let view = self.ring_view();
             let request = self.settler.poll(&mut self.logs, &mut self.ids, self.ring.cache(), &view);
-            if !self.log_carries() {
+            let landed = self.land_runs();
+            if !self.log_carries() && !landed {
                 return request;
             }
             if request.is_some() {
@@ -106,16 +107,17 @@ impl Store {
             }
             // What is staged must fit: a flush that waits for free space is one that no checkpoint can cover, and
             // only a checkpoint frees space.
-            let head = self.ring.head_after_all(job.frames.iter().map(|(_, frame)| frame.len()));
+            let head = self.ring.head_after_all(job.frames.iter().map(|(_, frame)| frame.length()));
+            let head = head + self.ring.unravelled_bytes_max(0);
             if head > self.ring.freed_through() + self.shape.capacity() {
                 self.carry_refused_at = Some(self.ring.freed_through());
                 self.settler.carry_refused(&mut self.logs, &job);
                 continue;
             }
             for (_, frame) in &job.frames {
-                let (header, body) = frame.split_at(martlet_core::FRAME_HEADER_BYTES);
-                positions.push(self.ring.stage(record::kind::CARRY, &[header, body], false).position);
-                self.counters.carried_bytes += frame.len() as u64;
+                let parts = [&frame.header[..], &frame.body[..]];
+                positions.push(self.ring.stage(record::kind::CARRY, &parts, false).position);
+                self.counters.carried_bytes += (frame.header.len() + frame.body.len()) as u64;
             }
             self.settler.carry_logged(&job, &positions);
         }
@@ -125,6 +127,7 @@ impl Store {
     pub(super) fn complete_settle(&mut self, id: IoId, outcome: IoOutcome) {
         let after = self.ring.staged();
         self.settler.complete(&mut self.logs, id, outcome, after);
+        self.land_runs();
         if self.settler.full() {
             self.met_full_disk();
         }

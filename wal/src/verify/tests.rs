@@ -50,12 +50,18 @@ fn dump(disk: &ModelDisk, place: &Path) {
 
 /// A log with sealed segments, active ones, and frames that are only in the ring; and the entries of those.
 fn filled() -> (ModelDisk, Vec<FrameEntry>) {
+    filled_with(u64::MAX, 6)
+}
+
+/// As [`filled`], with runs written at once and fewer checkpoints at the end.
+fn filled_with(big_batch_bytes_min: u64, checkpoints: u32) -> (ModelDisk, Vec<FrameEntry>) {
     let config = StoreConfig {
         flush_bytes_max: 16 * 1024,
         settle_run_bytes_min: 6 * 1024,
         settle_job_bytes_max: 12 * 1024,
         segment_bytes: 60 * 1024,
         ballast_bytes: 16 * 1024,
+        big_batch_bytes_min,
         ..StoreConfig::default()
     };
     let geometry = Geometry { file_bytes: 128 * 1024, files: 4, block_bytes: 4096 };
@@ -85,7 +91,7 @@ fn filled() -> (ModelDisk, Vec<FrameEntry>) {
         }
     }
     // Until nothing moves any more: the last checkpoint then names every byte of every segment.
-    for _ in 0..6 {
+    for _ in 0..checkpoints {
         bench.pass(20);
         bench.settle_down();
         bench.store.provide_checkpoint(vec![7; 100]);
@@ -123,6 +129,26 @@ fn a_good_directory_is_clean_and_every_part_is_counted() {
     assert!(found.segments > 3 && found.footers > 0 && found.footers < found.segments);
     assert!(found.frames + entries.len() as u64 >= 900 && found.ring_frames >= entries.len() as u64);
     assert!(found.strays.is_empty() && told > 5);
+}
+
+#[test]
+fn runs_that_only_the_ring_refers_to_are_verified() {
+    let place = Place::new();
+    let (disk, _) = filled_with(1, 0);
+    dump(&disk, &place.0);
+    let found = report(&place.0);
+    assert!(found.clean(), "{:#?}", found.problems);
+    assert!(found.runs == 900 && found.ring_frames > 0, "{found:?}");
+    let longest = |files: &mut dyn Iterator<Item = (FileId, u64)>| {
+        let segments = files.filter_map(|(file, _)| match file {
+            FileId::Segment(name) => Some(name),
+            _ => None,
+        });
+        segments.max_by_key(|name| name.base_offset)
+    };
+    let last = longest(&mut disk.files()).unwrap();
+    let found = with_flip(&place.0, FileId::Segment(last), 300);
+    assert!(!found.clean() && found.problems[0].partition == Some(last.partition), "{found:#?}");
 }
 
 #[test]
