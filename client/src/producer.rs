@@ -43,6 +43,8 @@ struct Lifecycle {
     ending: bool,
     /// Records without a receipt that failed since the last flush, and the first reason.
     failed: Option<ClientError>,
+    /// Records that were stored, or sent where no answer was asked for.
+    acknowledged: u64,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -202,6 +204,12 @@ impl Producer {
     #[must_use]
     pub fn failure(&self) -> Option<ClientError> {
         lock(&self.handle.shared.lifecycle).failed.clone()
+    }
+
+    /// Records acknowledged since the producer was made; with `Acks::None` those that were sent.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        lock(&self.handle.shared.lifecycle).acknowledged
     }
 
     /// Waits until half of the buffer is free.
@@ -364,6 +372,9 @@ impl ProducerMachine {
                 ProducerEvent::Ready { .. } => drop(self.state.send(State::Ready)),
                 ProducerEvent::Fatal(error) => drop(self.state.send(State::Failed(error))),
                 ProducerEvent::Settled { tag, records, result, .. } => {
+                    if result.is_ok() {
+                        lock(&self.shared.lifecycle).acknowledged += u64::from(records);
+                    }
                     if let Err(error) = &result
                         && records > tag.receipts
                     {

@@ -233,9 +233,12 @@ fn a_record_that_is_too_large_is_refused_and_the_rest_goes_on() {
     broker.ok(&["topic", "create", "t", "--batch-bytes-max", "4KiB"]);
     let (code, error) = broker.fails(&["produce", "t"], &[b'x'; 8192]);
     assert!(code == 1 || code == 4, "{code}");
-    assert!(error.contains("batch_bytes_max"), "{error}");
+    assert!(error.contains("batch_bytes_max") && error.contains("only 0: "), "{error}");
     broker.ok_with(&["produce", "t"], b"small\n");
-    assert_eq!(broker.ok_text(&["consume", "t", "--until-end"]), "small\n");
+    let input = [b"first\n".as_slice(), &[b'x'; 8192]].concat();
+    let (_, error) = broker.fails(&["produce", "t"], &input);
+    assert!(error.contains("only 1: "), "{error}");
+    assert_eq!(broker.ok_text(&["consume", "t", "--until-end"]), "small\nfirst\n");
     assert_eq!(broker.stop(), Some(0));
 }
 

@@ -55,7 +55,9 @@ pub(crate) fn run(arguments: &ProduceArguments, server: &str, output: &Output) -
             }
             progress.set_position(if length.is_some() { totals.input_bytes } else { totals.records });
         }
-        producer.close().await.map_err(|error| not_all(error, server, &totals))?;
+        if let Err(error) = producer.close().await {
+            return Err(not_all(error, server, &producer).await);
+        }
         progress.finish_and_clear();
         let text = totals.told(arguments.acks);
         if let Some(failure) = broken {
@@ -105,17 +107,18 @@ async fn send(
     while sent < chunk.ends.len() {
         // What follows a record that was given up is not sent: the input would have a gap in the topic.
         if let Some(error) = producer.failure() {
-            return Err(not_all(error, server, totals));
+            return Err(not_all(error, server, producer).await);
         }
         match producer.try_send_all((sent..chunk.ends.len()).map(record_at)) {
             Ok(taken) => sent += taken,
             // Waits for room.
             Err(ClientError::BufferFull) => {
-                let waited = producer.send_nowait(record_at(sent)).await;
-                waited.map_err(|error| not_all(error, server, totals))?;
+                if let Err(error) = producer.send_nowait(record_at(sent)).await {
+                    return Err(not_all(error, server, producer).await);
+                }
                 sent += 1;
             }
-            Err(error) => return Err(not_all(error, server, totals)),
+            Err(error) => return Err(not_all(error, server, producer).await),
         }
     }
     totals.records += sent as u64;
@@ -125,17 +128,17 @@ async fn send(
 }
 
 /// A failure after some records were sent: says so, because sending the input again would double them.
-fn not_all(error: ClientError, server: &str, totals: &Totals) -> Failure {
-    let sent = totals.records;
+async fn not_all(error: ClientError, server: &str, producer: &Producer) -> Failure {
+    // The count stands when nothing is under way any more; `error` is what is told, it came first.
+    let _ = producer.close().await;
+    let told = format!("not every record was acknowledged, only {}", producer.acknowledged());
     match failure(error, server) {
-        Failure::Unreachable(text) => {
-            Failure::Unreachable(format!("not every record was acknowledged, {sent} were sent: {text}"))
-        }
+        Failure::Unreachable(text) => Failure::Unreachable(format!("{told}: {text}")),
         Failure::Refused(refusal) => {
-            let detail = format!("not every record was acknowledged, {sent} were sent: {}", refusal.detail);
+            let detail = format!("{told}: {}", refusal.detail);
             Failure::Refused(Refusal { detail, ..refusal })
         }
-        other => Failure::Failed(format!("not every record was acknowledged, {sent} were sent: {other}")),
+        other => Failure::Failed(format!("{told}: {other}")),
     }
 }
 
