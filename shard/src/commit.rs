@@ -75,7 +75,8 @@ impl Engine {
                 let refusal = Refusal::new(
                     ErrorCode::StorageFenced,
                     format!(
-                        "the storage failed ({why}) before this write was known to be safe: it may or may not be \
+                        "the storage failed ({why}) before this write was known to be safe: it may or may \
+                         not be \
                          there after a restart of the broker"
                     ),
                 );

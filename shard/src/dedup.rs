@@ -88,7 +88,8 @@ impl Producers {
             return refused(
                 ErrorCode::UnknownProducer,
                 format!(
-                    "nothing is known of producer {} here and its sequence is {}, not 0: open a new producer, or send \
+                    "nothing is known of producer {} here and its sequence is {}, not 0: open a new \
+                     producer, or send \
                      again from its first batch if none was acknowledged",
                     sequence.producer, sequence.base
                 ),

@@ -291,7 +291,8 @@ impl Engine {
         }
         if index != applied + 1 && !matches!(command, Command::Snapshot(_)) {
             self.metadata_log.set_damage(format!(
-                "the metadata lost commands {} to {}: topics are served as they were before them and cannot be \
+                "the metadata lost commands {} to {}: topics are served as they were before them and \
+                 cannot be \
                  changed; restore the metadata",
                 applied + 1,
                 index - 1

@@ -107,7 +107,8 @@ impl Engine {
         self.metadata.skip_ids();
         self.metadata_log.owe_snapshot();
         self.problems.push(
-            "records of the log were lost, perhaps changes of topics among them: topics are as they were before; \
+            "records of the log were lost, perhaps changes of topics among them: topics are as they were \
+             before; \
              check them, and create again what is missing"
                 .to_owned(),
         );
@@ -140,7 +141,8 @@ impl Engine {
                 self.drops_owed.push(id);
             } else {
                 self.problems.push(format!(
-                    "partition {id} has data and the metadata has never heard of it: it is kept and not served; \
+                    "partition {id} has data and the metadata has never heard of it: it is kept and not \
+                     served; \
                      restore newer metadata, or remove its directory"
                 ));
             }

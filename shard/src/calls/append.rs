@@ -183,7 +183,8 @@ fn check_shape(append: &Append, settings: &Settings) -> Result<(), Refusal> {
     let (records, span) = (append.record_count, append.offset_span);
     if records == 0 || span < records || span > BATCH_RECORDS_MAX {
         return refuse(format!(
-            "the batch has {records} records over {span} offsets: use 1 to {BATCH_RECORDS_MAX}, no fewer offsets than \
+            "the batch has {records} records over {span} offsets: use 1 to {BATCH_RECORDS_MAX}, no fewer \
+             offsets than \
              records"
         ));
     }
@@ -222,7 +223,8 @@ fn check_body(append: &Append) -> Result<(), Refusal> {
     Err(Refusal::new(
         ErrorCode::CorruptBatch,
         format!(
-            "the body's checksum is {found:#010x}, the batch says {:#010x}: it was damaged on its way, send it again",
+            "the body's checksum is {found:#010x}, the batch says {:#010x}: it was damaged on its way, \
+             send it again",
             append.body_crc
         ),
     ))

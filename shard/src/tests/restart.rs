@@ -279,7 +279,10 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_survives_any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<u16>()) {
+    fn a_snapshot_survives_any_bytes(
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+        cut in any::<u16>(),
+    ) {
         let mut world = World::new();
         world.step(Step::Send { producer: 1, partition: 0, count: 2 });
         let mut good = world.bench.engine.snapshot();

@@ -62,8 +62,8 @@ pub(crate) struct Checker {
     pub(crate) is_tail_damaged: bool,
     /// Damage hit a ring since the last verdict: cursors and topics may be older.
     pub(crate) is_state_loose: bool,
-    /// The newest flush of a ring was damaged, once: ids in it may be given again, it cannot be told from a torn
-    /// one.
+    /// The newest flush of a ring was damaged, once: ids in it may be given again, it cannot be told from a
+    /// torn one.
     pub(crate) may_ids_return: bool,
 }
 
@@ -155,8 +155,8 @@ impl Checker {
     ) -> Verdict {
         let may_be_lost = std::mem::take(&mut self.may_be_lost);
         let known = self.partitions.entry(id).or_default();
-        // Where a flush was lost whole, logs that are empty as far as anyone knows begin higher, so that no offset
-        // is used again; at every start, as long as the ring holds the place.
+        // Where a flush was lost whole, logs that are empty as far as anyone knows begin higher, so that no
+        // offset is used again; at every start, as long as the ring holds the place.
         let is_costly = known.at.range(..log_start).any(|(_, number)| !may_be_lost.contains(number));
         if log_start > known.log_start && !known.is_retained && is_costly && !self.is_state_loose {
             return Err(format!("the log of {id} begins at {log_start} and nothing may be removed from it"));
@@ -172,7 +172,8 @@ impl Checker {
             let is_cut = *base >= committed && self.is_tail_damaged;
             if !may_be_lost.contains(number) {
                 return Err(format!(
-                    "batch {number} at {base} of partition {id} is gone (log {log_start}..{committed}, reported: \
+                    "batch {number} at {base} of partition {id} is gone (log {log_start}..{committed}, \
+                     reported: \
                      {is_reported})"
                 ));
             }

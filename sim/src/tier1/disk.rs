@@ -134,8 +134,8 @@ pub(crate) struct Disk {
     removed: BTreeMap<FileId, File>,
     version: u64,
     serial: u64,
-    /// Number of the newest write to each ring that was carried out: one that was under way at a crash may not
-    /// be there and prove nothing.
+    /// Number of the newest write to each ring that was carried out: one that was under way at a crash may
+    /// not be there and prove nothing.
     last_flush: BTreeMap<WalId, u64>,
     /// Bytes that fit.
     pub(crate) capacity: Option<u64>,
@@ -158,10 +158,6 @@ impl Disk {
 
     pub(crate) fn used(&self) -> u64 {
         self.files.values().map(File::used).sum()
-    }
-
-    pub(crate) fn exists(&self, file: FileId) -> bool {
-        self.files.contains_key(&file)
     }
 
     fn fits(&mut self, more: u64, file: FileId) -> bool {

@@ -68,7 +68,7 @@ impl Plan {
             is_slow: dice.once_in(5),
             ring_file_bytes: if dice.once_in(2) { 32 * 1024 } else { 64 * 1024 },
             ring_files: files,
-            segment_bytes: 16 * 1024 << dice.below(3),
+            segment_bytes: (16 * 1024) << dice.below(3),
             settle_eager_bytes_min: if dice.once_in(2) { 8 * 1024 } else { u64::MAX },
             tail_cache_bytes: if dice.once_in(2) { 0 } else { 32 * 1024 },
             body_bytes_max: if dice.once_in(3) { 200 } else { 5000 },

@@ -27,8 +27,6 @@ pub(crate) struct UnderWay {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     pub(crate) token: CallToken,
-    pub(crate) partition: PartitionId,
-    pub(crate) from: Offset,
 }
 
 /// A shard.

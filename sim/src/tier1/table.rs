@@ -68,7 +68,8 @@ pub(crate) fn is_possible(fault: usize, place: usize) -> bool {
     // The superblock has its size from birth and is written by recovery, one request at a time.
     let alone = [Fault::Reordered as usize, Fault::Slow as usize, Fault::Full as usize];
     let is_alone = place == Place::Superblock as usize && alone.contains(&fault);
-    !(is_bytes && place == Place::Ballast as usize) && !is_synced && !is_alone
+    let is_empty = is_bytes && place == Place::Ballast as usize;
+    !(is_empty || is_synced || is_alone)
 }
 
 /// Counts by fault and place.

@@ -65,7 +65,8 @@ pub enum RehomeError {
     #[error("log {wal} cannot be checkpointed: free space or replace the disk, then start again")]
     Checkpoint { wal: WalId },
     #[error(
-        "new log {wal} is not as it was written, the old ones stay: check the disk, then start again ({cause})"
+        "new log {wal} is not as it was written, the old ones stay: check the disk, then start again \
+         ({cause})"
     )]
     ReadBack { wal: WalId, cause: RecoveryError },
     #[error("engine state cannot be moved: {0}")]

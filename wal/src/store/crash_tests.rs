@@ -408,7 +408,8 @@ impl World {
             let floor =
                 log.trims.iter().filter(|(_, lsn)| *lsn <= acknowledged).map(|(start, _)| *start).max();
             assert!(extent.log_start >= floor.unwrap_or(0));
-            // A run's reference takes the log start along, though that of a later record, up to where it ends.
+            // A run's reference takes the log start along, though that of a later record, up to where it
+            // ends.
             let cut = |start: Offset| start.min(extent.next_offset) == extent.log_start;
             let known = extent.log_start == 0 || log.trims.iter().any(|(start, _)| cut(*start));
             assert!(known, "{partition} starts at {}", extent.log_start);

@@ -211,8 +211,8 @@ impl Store {
                 let first = OFFSETS_SKIPPED_AFTER_LOSS;
                 tracing::warn!(%partition, first, "records may be lost: offsets go on above");
                 self.logs.recover_next_offset(partition, first);
-                // Logged, or the log would begin at 0 again after the next restart. Where the ring has no room for
-                // it, it does, with a hole up to here.
+                // Logged, or the log would begin at 0 again after the next restart. Where the ring has no
+                // room for it, it does, with a hole up to here.
                 self.trim_if_room(partition, first);
             }
         }

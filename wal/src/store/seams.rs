@@ -105,8 +105,8 @@ impl Store {
                 self.settler.carry_logged(&job, &held);
                 continue;
             }
-            // What is staged must fit: a flush that waits for free space is one that no checkpoint can cover, and
-            // only a checkpoint frees space.
+            // What is staged must fit: a flush that waits for free space is one that no checkpoint can cover,
+            // and only a checkpoint frees space.
             let head = self.ring.head_after_all(job.frames.iter().map(|(_, frame)| frame.length()));
             let head = head + self.ring.unravelled_bytes_max(0);
             if head > self.ring.freed_through() + self.shape.capacity() {
