@@ -4,7 +4,7 @@
 //! and must never tell the index of a run before the segment and its name are synced. Ring space is not freed
 //! here: that takes a durable checkpoint.
 //!
-//! A flush that waits for runs (see [`crate::ring`]) has them written here, by jobs like any other, so that a
+//! A flush that waits for runs (see `ring`) has them written here, by jobs like any other, so that a
 //! segment has one writer at a time: [`Settler::begin_run`], then [`Settler::take_landed`]. Such a job writes
 //! first what the ring still holds of the partition, since offsets of a segment rise. The index hears of its
 //! runs only when the flush is durable, and the partition stays busy until then.
