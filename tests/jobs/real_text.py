@@ -61,10 +61,15 @@ class Broker:
 
     def start(self):
         command = self.command + ["--listen", self.listen, "--http", self.http]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log)
+        # The broker refuses unknown keys of its environment, and this run's own bounds are named alike.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MARTLET_")}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, env=clean)
         ready = self.process.stdout.readline().decode().split()
         if not ready or ready[0] != "ready":
-            sys.exit(f"the broker did not get ready: {ready}; see {self.log.name}")
+            tail = pathlib.Path(self.log.name).read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
+            # Not sys.exit: this may be the thread that restarts the broker.
+            print("the broker did not get ready:", *tail, sep="\n", flush=True)
+            os._exit(1)
         facts = dict(word.split("=", 1) for word in ready[1:])
         self.listen, self.http = facts["native"], facts["http"]
         return self.listen
