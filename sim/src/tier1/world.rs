@@ -134,8 +134,7 @@ impl World {
             settle_job_bytes_max: 16 * 1024,
             settle_in_flight_bytes_max: 32 * 1024,
             settle_eager_bytes_min: self.plan.settle_eager_bytes_min,
-            // In half of the worlds a few records of one partition are already a big batch.
-            big_batch_bytes_min: if self.plan.tail_cache_bytes == 0 { 6 * 1024 } else { u64::MAX },
+            big_batch_bytes_min: u64::MAX,
             segment_bytes: self.plan.segment_bytes,
             ballast_bytes: 16 * 1024,
             mark_after: Duration::from_millis(10),

@@ -20,7 +20,7 @@ const P: PartitionId = PartitionId(3);
 const Q: PartitionId = PartitionId(4);
 
 fn config() -> StoreConfig {
-    StoreConfig { ballast_bytes: 64 * 1024, ..StoreConfig::default() }
+    StoreConfig { ballast_bytes: 64 * 1024, big_batch_bytes_min: 1024 * 1024, ..StoreConfig::default() }
 }
 
 fn fresh(config: StoreConfig) -> Bench {
