@@ -41,8 +41,8 @@ pub struct StoreConfig {
     /// Bytes of all runs that are being read and written at a time.
     pub settle_in_flight_bytes_max: u64,
     /// Bytes queued for one partition from which on its frames go straight into a run of its segment, 256 KiB
-    /// or more. `u64::MAX` switches this off, and is the default: tier 1 of the simulator has met a damaged ring
-    /// in which a run was lost without a report.
+    /// or more. `u64::MAX` switches this off, and is the default: tier 1 of the simulator has met a damaged
+    /// ring in which a run was lost without a report.
     pub big_batch_bytes_min: u64,
     /// Size at which a segment is sealed, unless its topic says otherwise.
     pub segment_bytes: u64,
