@@ -18,7 +18,7 @@ use martlet_wal::layout::checkpoint::{Checkpoint, PartitionState, RingStart, Seg
 use martlet_wal::layout::flush::FlushHeader;
 use martlet_wal::layout::footer::Footer;
 use martlet_wal::layout::record::{RecordHeader, Salt};
-use martlet_wal::layout::run::{RunPlace, build_run};
+use martlet_wal::layout::run::{FrameBytes, RunPlace, build_run};
 use martlet_wal::layout::superblock::Superblock;
 
 /// Examples for `target`, at least one.
@@ -167,7 +167,7 @@ fn flush() -> Vec<u8> {
 
 fn run() -> Vec<u8> {
     let header = FrameHeader { partition: 1, offset_span: 20, ..FrameHeader::default() };
-    let frames: Vec<(FrameEntry, Bytes)> = (0..3)
+    let frames: Vec<(FrameEntry, FrameBytes)> = (0..3)
         .map(|number| {
             let body = batch(Codec::None);
             let header = FrameHeader {
@@ -176,7 +176,8 @@ fn run() -> Vec<u8> {
                 body_crc: martlet_core::checksum::crc32c(&body),
                 ..header
             };
-            (FrameEntry::of(&header, 0), Bytes::from([&header.encode()[..], &body].concat()))
+            let encoded = Bytes::copy_from_slice(&header.encode());
+            (FrameEntry::of(&header, 0), FrameBytes { header: encoded, body: Bytes::from(body) })
         })
         .collect();
     let place = RunPlace {
