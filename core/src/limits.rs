@@ -79,6 +79,12 @@ pub const SHARD_MAILBOX_BATCHES_MAX: usize = 1_024;
 pub const SHARD_REMOTE_CALLS_MAX: usize = 50_000;
 /// Questions of the control thread that wait for one shard.
 pub const SHARD_CONTROLS_MAX: usize = 64;
+/// Questions for the facts of all shards that one shard has under way; one more is told its own shard's only.
+pub const STATUS_GATHERS_MAX: usize = 64;
+/// Lost ranges a shard remembers by their offsets; further ones are only counted.
+pub const LOST_RANGES_MAX: usize = 1_024;
+/// Lost ranges a shard names when it is asked for its facts.
+pub const LOST_RANGES_TOLD_MAX: usize = 64;
 
 /// Turns of tasks between two enters of an executor's driver.
 pub const EXECUTOR_TICK_TURNS_MAX: usize = 128;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use martlet_core::{ErrorCode, Refusal, ShardId};
-use martlet_shard::api::{Broker, Call, CallContext, CallToken, Reply, Replying};
+use martlet_shard::api::{Broker, Call, CallContext, CallToken, FactsLater, Reply, Replying};
 
 use crate::calls::{Origin, Progress};
 use crate::shard::Shard;
@@ -50,7 +50,15 @@ impl Broker for ShardBroker {
     }
 
     fn status(&self) -> Vec<(String, String)> {
-        self.shard.facts()
+        let mut facts = self.shard.node_facts();
+        let number = self.shard.id;
+        let own = self.shard.shard_facts().into_iter();
+        facts.extend(own.map(|(key, value)| (format!("shard.{number}.{key}"), value)));
+        facts
+    }
+
+    fn status_of_all(&self) -> FactsLater {
+        Box::pin(crate::gather::gather(self.shard.clone()))
     }
 }
 

@@ -33,6 +33,15 @@ pub(crate) enum Item {
         index: u64,
         command: Bytes,
     },
+    /// Tell me your facts; `id` is the sender's.
+    AskFacts {
+        id: u64,
+    },
+    /// The facts the receiver asked for.
+    Facts {
+        id: u64,
+        facts: Vec<(String, String)>,
+    },
     Start(StartStep),
     Stop(StopStep),
 }

@@ -22,6 +22,7 @@ use martlet_wal::pump::Pump;
 
 use crate::calls::Origin;
 use crate::config::NodeConfig;
+use crate::gather::Gathers;
 use crate::handle::{BoundListener, NodeHandle};
 use crate::message::{Batch, Item, StartStep, StopStep};
 use crate::shard_core::ShardCore;
@@ -44,6 +45,7 @@ pub(crate) struct Shard {
     pub(crate) listeners: RefCell<Vec<BoundListener>>,
     /// Steps of starting and stopping that have come from other shards.
     pub(crate) steps: Steps,
+    pub(crate) gathers: Gathers,
     pump: Rc<Pump>,
     _data_lock: Option<DataLock>,
     /// The store may have requests.
@@ -76,6 +78,7 @@ impl Shard {
             connections: Rc::default(),
             listeners: RefCell::default(),
             steps: Steps::default(),
+            gathers: Gathers::default(),
             dirty: Cell::new(true),
             work: Event::new(),
             armed: Cell::new(None),
@@ -234,6 +237,7 @@ impl Shard {
     fn take(&self, batch: Batch) {
         let now = self.runtime.now();
         let mut core = self.core.borrow_mut();
+        let mut asked = Vec::new();
         for item in batch.items {
             match item {
                 Item::Call { id, context, call } => {
@@ -246,6 +250,8 @@ impl Shard {
                 }
                 Item::Reply { id, outcome } => core.replied(id, outcome),
                 Item::Metadata { index, command } => core.apply_metadata(index, &command, now),
+                Item::AskFacts { id } => asked.push(id),
+                Item::Facts { id, facts } => self.gathers.told(id, batch.from, facts),
                 Item::Start(step) => {
                     self.steps.start.borrow_mut().push((batch.from, step));
                     self.steps.arrived.signal();
@@ -257,6 +263,11 @@ impl Shard {
             }
         }
         self.touched(&core);
+        drop(core);
+        for id in asked {
+            let facts = self.shard_facts();
+            self.core.borrow().say(batch.from, Item::Facts { id, facts });
+        }
     }
 
     /// Requests at the disk.

@@ -21,6 +21,7 @@ use martlet_wal::{StorageState, Store};
 use crate::calls::{Calls, Origin, Progress, Wanted};
 use crate::link::Link;
 use crate::log::EngineLog;
+use crate::lost::{FoundBy, Lost};
 use crate::message::Item;
 use crate::slab::Slab;
 
@@ -50,6 +51,7 @@ pub(crate) struct ShardCore {
     pub(crate) calls: Calls,
     pub(crate) remote: Slab<RemoteCall>,
     pub(crate) counts: CallCounts,
+    pub(crate) lost: Lost,
     /// By shard; none for this one.
     links: Vec<Option<Rc<Link>>>,
     /// Appends that the log cannot take yet, and the writes that came after them, in order.
@@ -69,6 +71,7 @@ impl ShardCore {
             calls: Calls::new(),
             remote: Slab::new(),
             counts: CallCounts::default(),
+            lost: Lost::default(),
             links,
             kept_back: VecDeque::new(),
             fence_told: false,
@@ -366,11 +369,13 @@ impl ShardCore {
                 self.counts.read_bytes += bytes as u64;
                 Ok(Reply::Frames(Frames { frames, log_start, committed: upto, next_offset }))
             }
-            ReadEnd::Hole { next_offset } => Err(Refusal::at(
-                ErrorCode::CorruptRange,
-                next_offset,
-                format!("these records were damaged on disk: read on at offset {next_offset}"),
-            )),
+            ReadEnd::Hole { next_offset } => {
+                if let Wanted::Frames { partition, from, .. } = wanted {
+                    self.lost.add(partition, from, next_offset, FoundBy::Reader);
+                }
+                let text = format!("these records were damaged on disk: read on at offset {next_offset}");
+                Err(Refusal::at(ErrorCode::CorruptRange, next_offset, text))
+            }
             ReadEnd::OutOfRange { log_start, next_offset } => {
                 let next = if matches!(wanted, Wanted::Frames { from, .. } if from >= next_offset) {
                     next_offset

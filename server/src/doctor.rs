@@ -196,7 +196,8 @@ fn broker(server: &str, missing: State) -> Vec<Check> {
 
 fn broker_facts(server: &str, facts: &[Setting]) -> Vec<Check> {
     let mut checks = vec![Check::new("broker", State::Ok, format!("answers at {server}"), "")];
-    for fact in facts.iter().filter(|fact| fact.key == "shard.storage" && fact.value != "open") {
+    let is_storage = |fact: &&Setting| fact.key.starts_with("shard.") && fact.key.ends_with(".storage");
+    for fact in facts.iter().filter(is_storage).filter(|fact| fact.value != "open") {
         let remedy = if fact.value.starts_with("full") {
             "free space on the disk; reads, deletes and retention go on meanwhile"
         } else {
@@ -245,7 +246,7 @@ mod tests {
     fn a_fenced_broker_is_a_problem() {
         let fact = |key: &str, value: &str| Setting { key: key.into(), value: value.into() };
         let checks =
-            broker_facts("x", &[fact("shard.storage", "fenced: write failed"), fact("version", "0.0.0")]);
+            broker_facts("x", &[fact("shard.1.storage", "fenced: write failed"), fact("version", "0.0.0")]);
         assert_eq!(checks.iter().filter(|check| check.state == State::Problem).count(), 1, "{checks:?}");
         assert_eq!(checks.iter().filter(|check| check.state == State::Warning).count(), 1, "{checks:?}");
     }

@@ -4,7 +4,7 @@
 //! sent. At a bound it stops reading, so that the peer is slowed by TCP. One task polls both directions,
 //! reading first, so a request that is answered at once costs one turn.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use martlet_net::reader::{FrameReader, ReadError};
 use martlet_net::writer::{FrameWriter, Gather, WriteError};
 use martlet_net::{Connection, ConnectionLimits, ListenerFacts, MemoryBudget};
 use martlet_runtime::Runtime;
-use martlet_shard::api::{BrokerHandle, Call, CallContext, Reply};
+use martlet_shard::api::{BrokerHandle, Call, CallContext, Reply, Replying};
 
 use crate::handshake::{self, OpeningError};
 use crate::request::{self, Asked};
@@ -59,7 +59,12 @@ enum Kind {
     Time(i64),
     /// Answered without the engine.
     Direct(ResponseAnswer),
+    /// The facts of the node, once they are gathered.
+    Facts(FactsCell),
 }
+
+/// Facts that are being gathered.
+type FactsCell = Rc<RefCell<Vec<(String, String)>>>;
 
 /// When the writer stops waiting for answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -198,9 +203,8 @@ impl Session {
                     self.answers.push_done(mark(Kind::Direct(ResponseAnswer::Pong)), Ok(Reply::Done))
                 }
                 Asked::Status => {
-                    let facts = response::settings(self.broker.status());
-                    let answer = ResponseAnswer::Status { facts };
-                    self.answers.push_done(mark(Kind::Direct(answer)), Ok(Reply::Done));
+                    let (facts, gathered) = self.facts();
+                    self.answers.push(mark(Kind::Facts(facts)), gathered);
                 }
                 Asked::Refused(refusal) => self.answers.push_done(mark(Kind::Plain), Err(refusal)),
                 Asked::Hello(_) => {
@@ -209,6 +213,18 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Starts to gather the facts of all shards; they are there when the future ends.
+    fn facts(&self) -> (FactsCell, Replying) {
+        let (facts, all) = (FactsCell::default(), self.broker.status_of_all());
+        let told = facts.clone();
+        let gathered = async move {
+            let all = all.await;
+            told.replace(all);
+            Ok(Reply::Done)
+        };
+        (facts, Box::pin(gathered))
     }
 
     /// `None` after the idle time without a request while nothing is owed.
@@ -263,6 +279,10 @@ impl Session {
         match kind {
             Kind::Silent => {}
             Kind::Direct(answer) => response::answer(out, correlation, answer, Vec::new()),
+            Kind::Facts(facts) => {
+                let answer = ResponseAnswer::Status { facts: response::settings(facts.take()) };
+                response::answer(out, correlation, answer, Vec::new());
+            }
             Kind::Time(time) => self.reply(out, correlation, crate::offset_time::refine(outcome, time)),
             Kind::Plain => self.reply(out, correlation, outcome),
         }
