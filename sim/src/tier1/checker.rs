@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use martlet_core::checksum::crc32c;
 use martlet_core::{FrameHeader, Offset, PartitionId};
 
 use super::body;
@@ -48,6 +49,8 @@ pub(crate) struct CursorKnown {
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     pub(crate) batches: Vec<Batch>,
+    /// Batches by the checksums of their bodies.
+    pub(crate) numbers: BTreeMap<u32, u64>,
     pub(crate) partitions: BTreeMap<PartitionId, Known>,
     pub(crate) cursors: BTreeMap<(PartitionId, u8), CursorKnown>,
     pub(crate) producers: BTreeSet<u64>,
@@ -78,8 +81,10 @@ impl Checker {
         length: usize,
     ) -> u64 {
         let length = length.max(body::BODY_BYTES_MIN);
+        let number = self.batches.len() as u64;
+        self.numbers.insert(crc32c(&body::make(number, length)), number);
         self.batches.push(Batch { partition, producer, base_sequence, count, length, offset: None });
-        self.batches.len() as u64 - 1
+        number
     }
 
     pub(crate) fn batch(&self, number: u64) -> Option<&Batch> {
