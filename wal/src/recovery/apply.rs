@@ -7,6 +7,7 @@ use martlet_core::frame::format;
 use martlet_core::{FrameHeader, Lsn, PartitionId};
 
 use super::parse::{Item, Parsed};
+use super::take_back::Witnesses;
 use super::{Damage, Replay, ReplayItem};
 use crate::index::{FrameEntry, PartitionLogs};
 use crate::layout::flush::FlushHeader;
@@ -30,6 +31,8 @@ pub(super) struct Applied {
     seen_since_loss: BTreeSet<PartitionId>,
     /// Partitions with RUN_REFs.
     pub(super) referred: BTreeSet<PartitionId>,
+    /// Of flushes with damage: frames in runs that no RUN_REF of the flush tells of.
+    pub(super) witnesses: Witnesses,
 }
 
 impl Applied {
@@ -44,6 +47,7 @@ impl Applied {
             lost: false,
             seen_since_loss: BTreeSet::new(),
             referred: BTreeSet::new(),
+            witnesses: Witnesses::new(),
         }
     }
 
@@ -63,8 +67,25 @@ impl Applied {
         let replayed = header.position >= self.snapshot_at;
         let hides = parsed.hides_records();
         self.damage.extend_from_slice(&parsed.damage);
+        let mut unreferred = Witnesses::new();
         for item in parsed.items {
+            match &item {
+                Item::RunFrame { header } => {
+                    unreferred.entry(PartitionId(header.partition)).or_default().push(*header);
+                }
+                Item::RunRef(state) => {
+                    unreferred.remove(&state.partition);
+                }
+                Item::Drop { partition } => {
+                    self.witnesses.remove(partition);
+                    unreferred.remove(partition);
+                }
+                _ => {}
+            }
             self.item(item, raise, replayed);
+        }
+        for (partition, frames) in unreferred {
+            self.witnesses.entry(partition).or_default().extend(frames);
         }
         if hides {
             self.forget_seen();
