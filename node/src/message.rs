@@ -6,6 +6,7 @@ use bytes::Bytes;
 use martlet_core::{Refusal, ShardId};
 use martlet_shard::api::{Call, CallContext, Reply};
 
+use crate::calls::AnswerSize;
 use crate::handle::BoundListener;
 use crate::stats::ShardStats;
 use crate::storage::Placement;
@@ -22,6 +23,16 @@ pub(crate) enum Item {
     /// The caller is gone.
     Cancel {
         id: u64,
+    },
+    /// Frames are to be fetched for a call of the receiver, once it has room for them.
+    Wants {
+        id: u64,
+        size: AnswerSize,
+    },
+    /// The caller has room for so many bytes.
+    Fetch {
+        id: u64,
+        bytes_max: usize,
     },
     /// The answer to a call of the receiver.
     Reply {

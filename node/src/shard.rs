@@ -72,7 +72,10 @@ impl Shard {
     pub(crate) fn new(parts: ShardParts, core: ShardCore) -> Rc<Shard> {
         let ShardParts { runtime, id, config, handle, pump, data_lock } = parts;
         Rc::new(Shard {
-            memory: MemoryBudget::new(config.connections.shard_memory_bytes),
+            memory: MemoryBudget::for_frames(
+                config.connections.shard_memory_bytes,
+                config.connections.frame_bytes_max as usize,
+            ),
             core: RefCell::new(core),
             drain: Drain::new(),
             connections: Rc::default(),
@@ -246,6 +249,12 @@ impl Shard {
                 Item::Cancel { id } => {
                     if let Some(token) = core.calls.of_shard(batch.from, id) {
                         core.cancel(token);
+                    }
+                }
+                Item::Wants { id, size } => core.remote_wants(id, size),
+                Item::Fetch { id, bytes_max } => {
+                    if let Some(token) = core.calls.of_shard(batch.from, id) {
+                        core.fetch(token, bytes_max);
                     }
                 }
                 Item::Reply { id, outcome } => core.replied(id, outcome),

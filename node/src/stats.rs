@@ -3,6 +3,7 @@
 
 use martlet_core::ShardId;
 use martlet_core::limits::LOST_RANGES_TOLD_MAX;
+use martlet_net::memory::Purpose;
 use martlet_shard::engine::Counters as EngineCounters;
 use martlet_wal::StorageState;
 
@@ -31,6 +32,13 @@ pub struct ShardStats {
     /// Bytes connections hold, and their budget.
     pub memory_used_bytes: u64,
     pub memory_max_bytes: u64,
+    /// The most that connections ever held.
+    pub memory_peak_bytes: u64,
+    /// Frames and answers that wait for memory now.
+    pub frames_waiting: u64,
+    pub answers_waiting: u64,
+    /// Connections that were closed because they held memory others waited for, and did not get on with it.
+    pub connections_cut_off: u64,
     /// Writes that wait for the log to take them now, and all that ever did.
     pub writes_waiting: u64,
     pub writes_waited: u64,
@@ -79,6 +87,13 @@ impl Shard {
             connections_refused: self.connections.refused.get(),
             memory_used_bytes: self.memory.used() as u64,
             memory_max_bytes: self.memory.bytes_max() as u64,
+            memory_peak_bytes: self.memory.peak() as u64,
+            frames_waiting: [Purpose::Whole, Purpose::Small, Purpose::Large]
+                .into_iter()
+                .map(|purpose| self.memory.waiting(purpose) as u64)
+                .sum(),
+            answers_waiting: self.memory.waiting(Purpose::Answer) as u64,
+            connections_cut_off: self.memory.cut_off(),
             writes_waiting: core.kept_back() as u64,
             writes_waited: counts.kept_back,
             partitions: core.store.partitions().len() as u64,

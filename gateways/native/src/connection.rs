@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use martlet_core::limits::NATIVE_FRAME_BYTES_MAX;
+use martlet_core::limits::{NATIVE_FRAME_BYTES_MAX, READ_BYTES_MAX};
 use martlet_core::native::{OffsetAt, ResponseAnswer};
 use martlet_core::{Acks, ErrorCode, Principal, Refusal};
 use martlet_net::answers::Answers;
@@ -29,6 +29,10 @@ use crate::response;
 
 /// Answers are put together up to so many bytes before they are sent.
 const GATHER_BYTES_MAX: usize = 512 * 1024;
+/// What a read of a peer that has taken nothing yet may be answered with.
+const CREDIT_BYTES_MIN: u32 = 64 * 1024;
+/// A peer that takes what it is sent in this time may be sent more at a time.
+const CREDIT_WAIT: Duration = Duration::from_secs(1);
 /// Time a peer that broke a rule may take to hear why.
 const LINGER: Duration = Duration::from_secs(2);
 /// Time a peer may take to close its side after everything was sent.
@@ -85,7 +89,10 @@ struct Session {
     memory: MemoryBudget,
     answers: Answers<Mark, Result<Reply, Refusal>>,
     /// Bytes of requests that are not answered.
-    held: Cell<usize>,
+    held: Rc<Cell<usize>>,
+    /// Bytes that one read may be answered with: more, the more the peer has taken in time. A peer that never
+    /// reads costs no more than the smallest credit.
+    credit: Cell<u32>,
     room: Event,
     closing: Cell<Closing>,
 }
@@ -95,7 +102,9 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>) {
     let Connection { runtime, broker, stream, peer, number, listener, limits, memory, drain } = connection;
     let (recv, send) = stream.split();
     let mut reader = FrameReader::new(&runtime, recv, limits.clone(), memory.clone());
-    let mut writer = FrameWriter::new(&runtime, send, limits.write_stall);
+    let held = Rc::new(Cell::new(0));
+    let writer = FrameWriter::new(&runtime, send, limits.write_stall);
+    let mut writer = writer.paced(memory.clone(), held.clone());
     let session = Session {
         context: CallContext { principal: Principal::Anonymous, connection: number },
         runtime,
@@ -104,7 +113,8 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>) {
         limits,
         memory,
         answers: Answers::new(),
-        held: Cell::new(0),
+        held,
+        credit: Cell::new(CREDIT_BYTES_MIN),
         room: Event::new(),
         closing: Cell::new(Closing::No),
     };
@@ -193,10 +203,16 @@ impl Session {
                 Ok(request) => request,
                 Err(refusal) => return End::Refused(0, refusal),
             };
-            self.held.set(self.held.get() + frame.reservation.bytes());
-            let mark = |kind| Mark { correlation: request.correlation, kind, reservation: frame.reservation };
+            let reservation = match &request.asked {
+                // Nothing of its frame is kept, and it may wait for long.
+                Asked::Call(Call::Read(_)) => self.memory.none(),
+                _ => frame.reservation,
+            };
+            self.held.set(self.held.get() + reservation.bytes());
+            let mark = |kind| Mark { correlation: request.correlation, kind, reservation };
             match request.asked {
-                Asked::Call(call) => {
+                Asked::Call(mut call) => {
+                    self.limit(&mut call);
                     self.answers.push(mark(kind_of(&call)), self.broker.call(&self.context, call))
                 }
                 Asked::Ping => {
@@ -212,6 +228,13 @@ impl Session {
                     return End::Refused(request.correlation, Refusal::new(ErrorCode::Protocol, text));
                 }
             }
+        }
+    }
+
+    /// No read is answered with more than the peer's credit.
+    fn limit(&self, call: &mut Call) {
+        if let Call::Read(read) = call {
+            read.bytes_max = read.bytes_max.min(self.credit.get());
         }
     }
 
@@ -232,15 +255,20 @@ impl Session {
         &self,
         reader: &mut FrameReader,
     ) -> Result<Option<martlet_net::reader::ReceivedFrame>, ReadError> {
-        if self.limits.idle.is_zero() {
-            return reader.next_frame(NATIVE_FRAME_BYTES_MAX).await.map(Some);
+        if !self.limits.idle.is_zero() && !self.begun(reader).await? {
+            return Ok(None);
         }
-        let mut frame = pin!(reader.next_frame(NATIVE_FRAME_BYTES_MAX));
+        reader.next_frame(NATIVE_FRAME_BYTES_MAX).await.map(Some)
+    }
+
+    /// Waits for the next request to begin; not, if nothing comes for the idle time while nothing is owed.
+    async fn begun(&self, reader: &mut FrameReader) -> Result<bool, ReadError> {
+        let mut begun = pin!(reader.begun());
         loop {
             let mut idle = pin!(self.runtime.sleep(self.limits.idle));
-            match first(frame.as_mut(), idle.as_mut()).await {
-                First::Left(frame) => return frame.map(Some),
-                First::Right(()) if self.answers.is_empty() => return Ok(None),
+            match first(begun.as_mut(), idle.as_mut()).await {
+                First::Left(begun) => return begun.map(|()| true),
+                First::Right(()) if self.answers.is_empty() => return Ok(false),
                 First::Right(()) => {}
             }
         }
@@ -259,14 +287,28 @@ impl Session {
         };
         while let Some((mark, outcome)) = self.answers.next_unless(ended).await {
             let mut held = self.gather(&mut out, mark, outcome);
-            while out.bytes() < GATHER_BYTES_MAX {
+            while out.bytes() < GATHER_BYTES_MAX.min(self.credit.get() as usize) {
                 let Some((mark, outcome)) = self.answers.try_next() else { break };
                 held.absorb(self.gather(&mut out, mark, outcome));
             }
             self.room.signal();
-            writer.send(&mut out).await?;
+            self.send(writer, &mut out).await?;
             drop(held);
         }
+        Ok(())
+    }
+
+    /// Sends what was gathered. How much the peer may be sent at a time follows from how it takes it.
+    async fn send(&self, writer: &mut FrameWriter, out: &mut Gather) -> Result<(), WriteError> {
+        let (bytes, credit) = (out.bytes(), self.credit.get());
+        if bytes < credit as usize / 2 {
+            return writer.send(out).await;
+        }
+        let begun = self.runtime.instant();
+        writer.send(out).await?;
+        let in_time = self.runtime.instant().since(begun) < CREDIT_WAIT;
+        let larger = credit.saturating_mul(4).min(READ_BYTES_MAX);
+        self.credit.set(if in_time { larger } else { CREDIT_BYTES_MIN });
         Ok(())
     }
 
@@ -315,6 +357,7 @@ impl From<ReadError> for End {
             ReadError::Cut | ReadError::Io(_) => return End::Broken(error.to_string()),
             ReadError::TooLarge { .. } => ErrorCode::FrameTooLarge,
             ReadError::Stalled => ErrorCode::TimedOut,
+            ReadError::TooSlow { .. } => ErrorCode::Overloaded,
         };
         End::Refused(0, Refusal::new(code, error.to_string()))
     }
