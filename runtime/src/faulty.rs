@@ -1,14 +1,14 @@
-//! A driver around another one that fails file operations on request, so that a whole node on real files can be
-//! seen with a sick disk.
+//! A driver around another one that fails file operations on request, so that a whole node on real files can
+//! be seen with a sick disk.
 //!
 //! Owns which operations fail and a journal of what was asked of files. Must never be part of a broker that
 //! anybody uses: the server has it only with its feature `faults`.
 //!
-//! The request is a file of lines `KIND PART [FROM UPTO]`, read again before each file operation: operations of
-//! that kind (`read`, `write`, `sync`) on files whose path contains PART fail with EIO, reads and writes only if
-//! they touch the bytes FROM..UPTO of the file. A linked write whose sync is to fail reaches the file first. The
-//! journal is a file beside it, its name with `.journal` appended: a line `KIND failed|passed PATH FROM UPTO` for
-//! each of these operations, in the order they were submitted; several drivers may share it.
+//! The request is a file of lines `KIND PART [FROM UPTO]`, read again before each file operation: operations
+//! of that kind (`read`, `write`, `sync`) on files whose path contains PART fail with EIO, reads and writes
+//! only if they touch the bytes FROM..UPTO of the file. A linked write whose sync is to fail reaches the file
+//! first. The journal is a file beside it, its name with `.journal` appended: a line `KIND failed|passed PATH
+//! FROM UPTO` for each of these operations, in the order they were submitted; several drivers may share it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

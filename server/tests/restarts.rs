@@ -147,8 +147,8 @@ impl Seen {
     }
 }
 
-/// Producers that are fed while brokers come and go. What is fed is still on its way when a broker ends, because
-/// a round reads back less than was fed in it.
+/// Producers that are fed while brokers come and go. What is fed is still on its way when a broker ends,
+/// because a round reads back less than was fed in it.
 struct Load {
     producers: Vec<Child>,
     text: Vec<String>,
@@ -205,8 +205,8 @@ enum End {
     Stop,
 }
 
-/// Brokers with these shards, one after the other on the same data, under load: nothing is lost or doubled, no
-/// offset is used twice, the cursor never goes back.
+/// Brokers with these shards, one after the other on the same data, under load: nothing is lost or doubled,
+/// no offset is used twice, the cursor never goes back.
 fn under_load(name: &str, rounds: impl Iterator<Item = (u16, End)>) {
     let place = Place::new(name);
     let mut rounds = rounds.enumerate().peekable();
