@@ -6,10 +6,10 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStderr, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Broker, Place, Start, real_text};
 
 /// Rounds of the kill loop; the variable asks for more.
@@ -123,6 +123,65 @@ fn a_hangup_reads_the_configuration_again() {
     while !(seen("setting changed") && seen("restart the broker for it")) {
         assert_eq!(broker.get("/healthz").0, 200);
     }
+    assert_eq!(broker.stop(), Some(0));
+}
+
+/// Starts a client command whose standard error is read line by line.
+fn told_by(broker: &Broker, arguments: &[&str]) -> (Child, std::io::Lines<BufReader<ChildStderr>>) {
+    let mut command = broker.command(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let told = BufReader::new(child.stderr.take().unwrap()).lines();
+    (child, told)
+}
+
+#[test]
+fn a_broker_that_is_away_is_told_once_and_so_is_its_return() {
+    let place = Place::new("away");
+    let mut start = Start::new(&place).shards(2);
+    let broker = start.run();
+    start.port = broker.port();
+    broker.ok(&["topic", "create", "t"]);
+    let (mut consumer, mut consumer_told) = told_by(&broker, &["consume", "t", "--count", "2"]);
+    let (mut producer, mut producer_told) = told_by(&broker, &["produce", "t", "--format", "json"]);
+    let mut printed = BufReader::new(consumer.stdout.take().unwrap()).lines();
+    let mut input = producer.stdin.take().unwrap();
+    writeln!(input, "one").unwrap();
+    // Both are at work when this has come.
+    assert_eq!(printed.next().unwrap().unwrap(), "one");
+    broker.kill();
+    writeln!(input, "two").unwrap();
+    let mut next = |what: &str| {
+        for told in [&mut consumer_told, &mut producer_told] {
+            let line = told.next().unwrap().unwrap();
+            assert!(line.contains(what), "{line}");
+        }
+    };
+    next("is away");
+    let broker = start.run();
+    assert_eq!(printed.next().unwrap().unwrap(), "two");
+    drop(input);
+    assert!(producer.wait().unwrap().success() && consumer.wait().unwrap().success());
+    // Told again only where the command went on for long enough.
+    for line in consumer_told.chain(producer_told).map(Result::unwrap) {
+        assert!(line.contains("is back"), "{line}");
+    }
+    assert_eq!(broker.stop(), Some(0));
+}
+
+#[test]
+fn an_interrupted_producer_sends_what_it_has_read_and_says_so() {
+    let place = Place::new("interrupted");
+    let broker = Start::new(&place).run();
+    broker.ok(&["topic", "create", "t"]);
+    let (mut producer, mut told) = told_by(&broker, &["produce", "t"]);
+    let mut input = producer.stdin.take().unwrap();
+    writeln!(input, "one").unwrap();
+    assert_eq!(broker.ok_text(&["consume", "t", "--count", "1"]), "one\n");
+    kill_process(Pid::from_child(&producer), Signal::INT).unwrap();
+    let line = told.next().unwrap().unwrap();
+    assert!(line.contains("interrupted: 1 record before it acknowledged"), "{line}");
+    assert_eq!(producer.wait().unwrap().code(), Some(1));
     assert_eq!(broker.stop(), Some(0));
 }
 

@@ -22,6 +22,8 @@ use crate::failure::Failure;
 use crate::output::Output;
 use crate::settings;
 
+pub(crate) use node_config::{native_listener, shard_count};
+
 /// Runs a broker until a signal stops it or it fails.
 pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), Failure> {
     let settings = settings::load(arguments)?;

@@ -25,9 +25,7 @@ const SETTLE_BYTES_MAX: usize = 8 << 20;
 const SHARD_PORT_DISTANCE: u16 = 10_000;
 
 pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> {
-    let cores = u64::try_from(shards::cores().len()).unwrap_or(1);
-    let shards = settings.number("node.shards").unwrap_or(cores).min(u64::from(SHARDS_MAX));
-    let shards = u16::try_from(shards).unwrap_or(SHARDS_MAX);
+    let shards = shard_count(settings);
     let mut config = NodeConfig::new(settings.text("data_dir"));
     config.node = NodeId(1);
     config.shards = shards;
@@ -90,7 +88,18 @@ impl Memory {
     }
 }
 
-fn native_listener(settings: &Settings) -> Result<ListenerConfig, Failure> {
+/// The shards of a broker with these settings on this machine.
+pub(crate) fn shard_count(settings: &Settings) -> u16 {
+    let cores = u64::try_from(shards::cores().len()).unwrap_or(1);
+    let shards = settings.number("node.shards").unwrap_or(cores).min(u64::from(SHARDS_MAX));
+    u16::try_from(shards).unwrap_or(SHARDS_MAX)
+}
+
+/// The native listener, with the port of shard 0 if it is fixed.
+///
+/// # Errors
+/// Addresses with different ports.
+pub(crate) fn native_listener(settings: &Settings) -> Result<ListenerConfig, Failure> {
     let bind = settings.addresses("native.listen").to_vec();
     let port = bind.first().map_or(0, |address| address.port());
     if let Some(other) = bind.iter().find(|address| address.port() != port) {
