@@ -26,7 +26,8 @@ pub(super) struct Applied {
     incarnation: u32,
     pub(super) frames: u64,
     pub(super) damage: Vec<Damage>,
-    /// Unknown records were lost; partitions with frames after that are known to go on.
+    /// Unknown records were lost; partitions with frames staged after that are known to go on. One that was
+    /// carried was staged before.
     pub(super) lost: bool,
     seen_since_loss: BTreeSet<PartitionId>,
     /// Partitions with RUN_REFs.
@@ -96,6 +97,9 @@ impl Applied {
         match item {
             Item::Frame { header, position, body, carried } => {
                 self.frame(&header, position, body.as_ref(), raise);
+                if !carried {
+                    self.seen_since_loss.insert(PartitionId(header.partition));
+                }
                 if replayed && !carried {
                     let metadata = header.format == format::METADATA;
                     let body = body.filter(|_| metadata).map(|body| Bytes::copy_from_slice(&body));
@@ -104,6 +108,7 @@ impl Applied {
             }
             Item::RunFrame { header } => {
                 self.frame(&header, 0, None, raise);
+                self.seen_since_loss.insert(PartitionId(header.partition));
                 if replayed {
                     self.replay.push(ReplayItem::Frame(header, Bytes::new()));
                 }
@@ -117,12 +122,15 @@ impl Applied {
             }
             Item::Note { .. } => {}
             Item::LogStart { partition, log_start } => {
-                if self.logs.get(partition).is_none() {
-                    self.logs.recover_open(partition);
+                self.logs.recover_open(partition);
+                // That the log begins there does not tell where it ended, unless that is beyond anything that
+                // was lost.
+                let end = self.logs.extent(partition).map_or(0, |extent| extent.next_offset);
+                if log_start >= end.saturating_add(OFFSETS_SKIPPED_AFTER_LOSS) {
+                    self.seen_since_loss.insert(partition);
                 }
                 self.logs.recover_next_offset(partition, log_start);
                 self.logs.trim(partition, log_start, Lsn(0));
-                self.seen_since_loss.insert(partition);
             }
             Item::Drop { partition } => self.logs.drop_partition(partition, Lsn(0)),
         }
@@ -131,7 +139,6 @@ impl Applied {
     fn frame(&mut self, header: &FrameHeader, position: u64, body: Option<&Bytes>, raise: u32) {
         let partition = PartitionId(header.partition);
         self.frames += 1;
-        self.seen_since_loss.insert(partition);
         let epoch = header.epoch.saturating_add(raise);
         if body.is_some() {
             self.logs.recover_frame(partition, epoch, FrameEntry::of(header, position));

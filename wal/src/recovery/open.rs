@@ -94,7 +94,7 @@ pub(crate) async fn open(
     let store = Store::new(StoreParts {
         files: RingFiles::new(&shape, ready),
         ids: io.take_ids(),
-        lost_records: applied.lost,
+        lost_records: applied.lost || chosen.checkpoint.lost_records,
         logs: applied.logs,
         slots: chosen.slots,
         config,
