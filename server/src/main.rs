@@ -8,6 +8,7 @@ mod client_commands;
 mod config_command;
 mod doctor;
 mod failure;
+mod file_system;
 mod output;
 mod settings;
 mod start;

@@ -7,19 +7,7 @@ mod support;
 
 use std::process::Stdio;
 
-use support::{Place, Start};
-
-fn broker(name: &str) -> (Place, support::Broker) {
-    let place = Place::new(name);
-    let broker = Start::new(&place).shards(2).run();
-    (place, broker)
-}
-
-fn sorted(bytes: &[u8]) -> Vec<&[u8]> {
-    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
-    lines.sort_unstable();
-    lines
-}
+use support::{broker, sorted};
 
 #[test]
 fn an_offset_is_made_to_fit_partitions_of_other_lengths() {

@@ -8,19 +8,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use support::{Place, Start, real_text};
-
-fn broker(name: &str) -> (Place, support::Broker) {
-    let place = Place::new(name);
-    let broker = Start::new(&place).shards(2).run();
-    (place, broker)
-}
-
-fn sorted(bytes: &[u8]) -> Vec<&[u8]> {
-    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
-    lines.sort_unstable();
-    lines
-}
+use support::{Place, Start, broker, real_text, sorted};
 
 #[test]
 fn what_goes_in_comes_out() {

@@ -5,26 +5,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use martlet_core::config::{Settings, show_bytes};
-use rustix::fs::{Mode, OFlags, StatFs, StatVfsMountFlags, open, statfs, statvfs};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags, open, statfs, statvfs};
 use rustix::io::Errno;
 
 use super::{Check, State};
+use crate::file_system::{is_memory, nearest_directory, unsuitable};
 
 /// Free space below which writes will soon be refused, beside what the rings need.
 const FREE_BYTES_MIN: u64 = 1 << 30;
 /// Free space below which a broker takes no records: a segment cannot grow by a run.
 const FREE_BYTES_NEEDED: u64 = 16 << 20;
-/// File systems that keep nothing through a restart, or whose sync promises less: by their magic number.
-const UNSUITABLE: &[(i64, &str)] = &[
-    (0x0102_1994, "tmpfs"),
-    (0x8584_58f6, "ramfs"),
-    (0x6969, "nfs"),
-    (0xff53_4d42, "cifs"),
-    (0x6573_5546, "fuse"),
-    (0x794c_7630, "overlayfs"),
-];
-/// Those of them that are memory.
-const IN_MEMORY: &[&str] = &["tmpfs", "ramfs"];
 /// Options of a mount under which a sync does not reach the disk.
 const WITHOUT_BARRIER: &[&str] = &["nobarrier", "barrier=0"];
 
@@ -32,25 +22,6 @@ pub(super) fn data_directory(settings: &Settings) -> Vec<Check> {
     let name = "data directory";
     let path = Path::new(settings.text("data_dir"));
     file_system(name, path, nearest_directory(path), settings)
-}
-
-/// A directory that is not there yet will be made: the nearest one that is.
-fn nearest_directory(path: &Path) -> &Path {
-    let none = if path.is_relative() { Path::new(".") } else { Path::new("/") };
-    path.ancestors().find(|path| path.is_dir()).unwrap_or(none)
-}
-
-/// The name of the file system that keeps `path` in memory, if one does: nothing there survives a restart.
-pub(crate) fn kept_in_memory(path: &Path) -> Option<&'static str> {
-    let kind = unsuitable(&statfs(nearest_directory(path)).ok()?)?;
-    IN_MEMORY.contains(&kind).then_some(kind)
-}
-
-fn unsuitable(facts: &StatFs) -> Option<&'static str> {
-    // The width of the field differs between machines.
-    #[allow(clippy::unnecessary_cast, trivial_numeric_casts)]
-    let kind = facts.f_type as i64;
-    UNSUITABLE.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name)
 }
 
 fn file_system(name: &str, path: &Path, nearest: &Path, settings: &Settings) -> Vec<Check> {
@@ -65,7 +36,7 @@ fn file_system(name: &str, path: &Path, nearest: &Path, settings: &Settings) -> 
     let mut checks = Vec::new();
     if let Some(kind) = unsuitable(&facts) {
         let remedy = "use a directory on a local ext4 or xfs for what must survive";
-        let lost = if IN_MEMORY.contains(&kind) { ": durable means nothing there" } else { "" };
+        let lost = if is_memory(kind) { ": durable means nothing there" } else { "" };
         let detail = format!("{shown} is on {kind}{lost}");
         checks.push(Check::new("file system", State::Warning, detail, remedy));
     }
@@ -181,10 +152,8 @@ mod tests {
 
     #[test]
     fn a_file_system_in_memory_is_told() {
-        assert_eq!(kept_in_memory(Path::new("/proc/no/such/place")), None);
-        let path = Path::new("/dev/shm/martlet");
         // Not every machine has one.
-        if let Some(kind) = kept_in_memory(path) {
+        if let Some(kind) = crate::file_system::kept_in_memory(Path::new("/dev/shm/martlet")) {
             let mut settings = Settings::default();
             settings.apply_assignment("data_dir=/dev/shm/martlet").unwrap();
             let checks = data_directory(&settings);

@@ -6,8 +6,6 @@ mod machine;
 
 use serde_json::json;
 
-pub(crate) use data::kept_in_memory;
-
 use crate::cli::DoctorArguments;
 use crate::client_commands;
 use crate::failure::Failure;
