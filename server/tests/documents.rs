@@ -200,6 +200,22 @@ fn files_named_in_the_architecture_exist() {
     }
 }
 
+/// The table of crates has a row for each, and each row is a folder.
+#[test]
+fn the_architecture_has_every_crate() {
+    let document = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let row = |line: &str| line.strip_prefix("| `")?.split_once("/` |").map(|(name, _)| name.to_owned());
+    let rows: Vec<String> = document.lines().filter_map(row).collect();
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    for member in members.iter().map(|member| member.as_str().unwrap()) {
+        assert!(rows.iter().any(|row| row == member), "{member} has no row in the table of crates");
+    }
+    for row in rows {
+        assert!(root().join(&row).is_dir(), "{row}/ is not there");
+    }
+}
+
 #[test]
 fn the_table_of_keys_is_that_of_the_program() {
     let document = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
