@@ -69,6 +69,8 @@ pub const TOPIC_LIST_COUNT_MAX: u32 = 1_000;
 
 /// Requests of one connection that have not been answered.
 pub const CONNECTION_REQUESTS_MAX: usize = 1_000;
+/// Reads of one connection whose answers are being fetched, or wait to be sent; further ones wait for them.
+pub const CONNECTION_FETCHES_MAX: usize = 2;
 /// Connections of one shard.
 pub const SHARD_CONNECTIONS_MAX: usize = 20_000;
 /// Connections of one shard that are being told that there are too many; the rest is closed without a word.

@@ -22,6 +22,7 @@ use martlet_wal::pump::Pump;
 
 use crate::calls::Origin;
 use crate::config::NodeConfig;
+use crate::fetches::Fetches;
 use crate::gather::Gathers;
 use crate::handle::{BoundListener, NodeHandle};
 use crate::message::{Batch, Item, StartStep, StopStep};
@@ -39,6 +40,7 @@ pub(crate) struct Shard {
     pub(crate) handle: NodeHandle,
     pub(crate) core: RefCell<ShardCore>,
     pub(crate) memory: MemoryBudget,
+    pub(crate) fetches: Fetches,
     pub(crate) drain: Drain,
     pub(crate) connections: Rc<ConnectionCounters>,
     /// Where every shard listens, once it is known.
@@ -76,6 +78,7 @@ impl Shard {
                 config.connections.shard_memory_bytes,
                 config.connections.frame_bytes_max as usize,
             ),
+            fetches: Fetches::default(),
             core: RefCell::new(core),
             drain: Drain::new(),
             connections: Rc::default(),
