@@ -71,6 +71,15 @@ impl World {
         self.handle = Some(handle);
     }
 
+    /// Starts a node that does not come up; why.
+    pub(crate) fn fail(&mut self, config: NodeConfig) -> String {
+        let (seats, _handle) = build(config, vec![Arc::new(NativeGateway::new())]).unwrap();
+        let seat = seats.into_iter().next().unwrap();
+        let runtime = self.sim.start(self.server);
+        let life = Box::pin(seat.run(runtime.clone()));
+        self.sim.run(&runtime, life).expect("it ends").unwrap_err().to_string()
+    }
+
     /// Stops the node in good order.
     pub(crate) fn stop(&mut self) {
         let handle = self.handle.take().unwrap();

@@ -83,6 +83,7 @@ impl UringDriver {
             | Op::Unlink { .. }
             | Op::Rename { .. }
             | Op::MakeDirectory { .. }
+            | Op::RemoveDirectory { .. }
             | Op::SyncDirectory { .. } => self.start_named(token, op),
         }
     }
@@ -240,6 +241,14 @@ impl UringDriver {
                 Ok(path) => {
                     let path = self.keep_path(token, 0, path);
                     self.launch(token, Pending::Plain, opcode::UnlinkAt::new(here, path).build());
+                }
+            },
+            Op::RemoveDirectory { path } if self.supported.unlink => match c_path(path) {
+                Err(error) => self.answer(token, Outcome::Done(Err(error))),
+                Ok(path) => {
+                    let path = self.keep_path(token, 0, path);
+                    let remove = opcode::UnlinkAt::new(here, path).flags(libc::AT_REMOVEDIR);
+                    self.launch(token, Pending::Plain, remove.build());
                 }
             },
             Op::MakeDirectory { path } if self.supported.make_directory => match c_path(path) {

@@ -127,6 +127,7 @@ pub(crate) fn truncate(file: Handle, length: u64) -> io::Result<()> {
 pub(crate) fn change_name(op: &Op) -> io::Result<()> {
     match op {
         Op::Unlink { path } => Ok(rustix::fs::unlink(path)?),
+        Op::RemoveDirectory { path } => Ok(rustix::fs::rmdir(path)?),
         Op::Rename { from, to } => Ok(rustix::fs::rename(from, to)?),
         Op::MakeDirectory { path } => Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o750))?),
         Op::SyncDirectory { path } => {
