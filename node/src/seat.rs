@@ -6,8 +6,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 
-use martlet_core::{PartitionId, ShardId};
 use martlet_core::limits::{SHARD_CONTROLS_MAX, SHARD_MAILBOX_BATCHES_MAX, SHARDS_MAX};
+use martlet_core::{PartitionId, ShardId};
 use martlet_net::flow::{First, first};
 use martlet_runtime::mailbox::{Receiver, Sender, channel};
 use martlet_runtime::{Class, Runtime};
@@ -123,7 +123,7 @@ async fn sweep(shard: Rc<Shard>, placement: Placement) {
     let metadata = shard.core.borrow().engine.metadata().clone();
     let live = metadata.partitions();
     let is_dropped = |partition: PartitionId| {
-        partition != PartitionId::SYSTEM && metadata.is_allotted(partition) && !live.contains(&partition)
+        partition != PartitionId::METADATA && metadata.is_allotted(partition) && !live.contains(&partition)
     };
     let (runtime, data) = (&shard.runtime, &shard.config.data_dir);
     let partitions = martlet_wal::sweep::partitions(runtime, data, is_dropped).await;

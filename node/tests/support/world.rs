@@ -53,6 +53,21 @@ impl World {
 
     /// Starts the node and waits until it serves.
     pub(crate) fn start(&mut self, config: NodeConfig) {
+        let handle = self.begin(config);
+        let deadline = self.sim.now().instant.after(Duration::from_secs(60));
+        let of_world = handle.clone();
+        self.sim.run_until(deadline, || of_world.phase() != Phase::Starting);
+        assert_eq!(handle.phase(), Phase::Ready, "{:?}", handle.readiness());
+        self.handle = Some(handle);
+    }
+
+    /// Cuts the power of the server.
+    pub(crate) fn crash(&mut self) {
+        self.sim.crash(self.server);
+    }
+
+    /// Starts the node; it has not run yet.
+    pub(crate) fn begin(&mut self, config: NodeConfig) -> NodeHandle {
         let (seats, handle) = build(config, vec![Arc::new(NativeGateway::new())]).unwrap();
         for seat in seats {
             let runtime = self.sim.start(self.server);
@@ -64,11 +79,7 @@ impl World {
             task.detach();
         }
         self.sim.poke();
-        let deadline = self.sim.now().instant.after(Duration::from_secs(60));
-        let of_world = handle.clone();
-        self.sim.run_until(deadline, || of_world.phase() != Phase::Starting);
-        assert_eq!(handle.phase(), Phase::Ready, "{:?}", handle.readiness());
-        self.handle = Some(handle);
+        handle
     }
 
     /// Starts a node that does not come up; why.
