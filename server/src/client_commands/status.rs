@@ -8,7 +8,8 @@ use crate::output::{Output, show_size};
 
 pub(crate) fn run(server: &str, output: &Output) -> Result<(), Failure> {
     block_on(async {
-        let facts = admin(server, "status").await?.status().await.map_err(|error| failure(error, server))?;
+        let admin = admin(server, "status").await?;
+        let facts = super::facts::facts(&admin).await.map_err(|error| failure(error, server))?;
         let rows =
             facts.iter().map(|fact| vec![fact.key.clone(), for_people(&fact.key, &fact.value)]).collect();
         let value: Map<String, Value> =
