@@ -270,8 +270,8 @@ fn places(disk: &ModelDisk) -> Vec<Place> {
     places
 }
 
-/// The bytes to flip, by kind: every byte of two places of each kind of header, spread over the log, and 1,000
-/// bytes of all bodies of a kind; or a part of that.
+/// The bytes to flip, by kind: every byte of three places of each kind of header (one of a footer), spread
+/// over the log, and 1,000 bytes of all bodies of a kind; or a part of that.
 fn flips(places: &[Place]) -> Vec<(&Place, u64)> {
     let is_all = std::env::var("MARTLET_WAL_FLIPS").is_ok_and(|how| how == "all");
     let mut by_kind: BTreeMap<&str, Vec<&Place>> = BTreeMap::new();
@@ -291,10 +291,11 @@ fn flips(places: &[Place]) -> Vec<(&Place, u64)> {
             }
             continue;
         }
-        for place in [places[0], places[places.len() / 2], places[places.len() - 1]] {
-            let few = place.bytes.clone().step_by(11);
-            let bytes: Vec<u64> = if is_all { place.bytes.clone().collect() } else { few.collect() };
-            flips.extend(bytes.into_iter().map(|at| (place, at)));
+        let length = (places[0].bytes.end - places[0].bytes.start) as usize;
+        let step = if is_all { 1 } else { (length / 12).max(5) };
+        let count = if length > 1_000 { 1 } else { 3 };
+        for place in [places[0], places[places.len() / 2], places[places.len() - 1]].iter().take(count) {
+            flips.extend(place.bytes.clone().step_by(step).map(|at| (*place, at)));
         }
     }
     flips
