@@ -99,6 +99,9 @@ pub const LOST_RANGES_TOLD_MAX: usize = 64;
 pub const EXECUTOR_TICK_TURNS_MAX: usize = 128;
 /// Time that tasks may run between two enters of an executor's driver.
 pub const EXECUTOR_TICK_US_MAX: u64 = 500;
+/// Time that an executor looks for completions before it sleeps, after it has answered somebody and while no
+/// file operation is under way.
+pub const EXECUTOR_WATCH_US_MAX: u64 = 150;
 /// What one turn of a task may take from mailboxes before it must yield.
 pub const COOPERATIVE_BUDGET: u32 = 128;
 

@@ -132,9 +132,7 @@ impl Shard {
     /// To be called after every input to the core: the storage task looks for requests, the timer task at the
     /// clock.
     pub(crate) fn touched(&self, core: &ShardCore) {
-        if !self.dirty.replace(true) {
-            self.work.signal();
-        }
+        self.has_work();
         let next = core.next_timer();
         let is_earlier = match (next, self.armed.get()) {
             (Some(next), Some(armed)) => next < armed,
@@ -157,10 +155,13 @@ impl Shard {
         loop {
             self.work.wait_until(|| self.dirty.get()).await;
             self.issue();
+            // A flush is on its way to the disk first; the rest has time.
+            self.runtime.yield_now().await;
         }
     }
 
-    /// Issues everything the store wants now.
+    /// Issues what the store wants now: a flush, or everything else. What comes after a flush may copy much (a
+    /// settle packs a run), and the disk need not wait for that.
     fn issue(self: &Rc<Self>) {
         self.dirty.set(false);
         let abandoned = std::mem::take(&mut *self.abandoned.borrow_mut());
@@ -170,7 +171,18 @@ impl Shard {
             core.cancel(token);
         }
         while let Some((id, request)) = core.poll_io(now) {
+            let is_flush = class_of(&request) == Class::Latency;
             self.carry_out(id, request);
+            if is_flush {
+                return self.has_work();
+            }
+        }
+    }
+
+    /// Wakes the storage task.
+    fn has_work(&self) {
+        if !self.dirty.replace(true) {
+            self.work.signal();
         }
     }
 
