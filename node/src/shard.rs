@@ -160,8 +160,8 @@ impl Shard {
         }
     }
 
-    /// Issues what the store wants now: a flush, or everything else. What comes after a flush may copy much (a
-    /// settle packs a run), and the disk need not wait for that.
+    /// Issues what the store wants now: a flush, or everything else. What comes after a flush may copy much
+    /// (a settle packs a run), and the disk need not wait for that.
     fn issue(self: &Rc<Self>) {
         self.dirty.set(false);
         let abandoned = std::mem::take(&mut *self.abandoned.borrow_mut());

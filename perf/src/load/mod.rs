@@ -77,7 +77,7 @@ pub(crate) struct Options {
     /// echo beside a latency, the bare pipeline beside a rate.
     #[arg(long)]
     floor_dir: Option<PathBuf>,
-    /// The broker's HTTP listener: adds laps of its rings, settled bytes and bytes written per byte of payload.
+    /// The broker's HTTP listener: adds laps of its rings, settled bytes, bytes written per byte of payload.
     #[arg(long)]
     http: Option<String>,
     /// The broker's process, if it runs here: adds the bytes it wrote to the device per byte of payload.

@@ -73,8 +73,8 @@ pub struct UringDriver {
     /// Where the kernel writes the count of the bell.
     bell_count: Box<u64>,
     bell_armed: bool,
-    /// How long to sleep, for kernels that take it by an entry: an entry that an enter refused is still in the
-    /// queue when that sleep is over, and is read by the next.
+    /// How long to sleep, for kernels that take it by an entry: an entry that an enter refused is still in
+    /// the queue when that sleep is over, and is read by the next.
     sleep_time: Box<types::Timespec>,
     random: system::Random,
     blocks: system::BlockSizes,
@@ -189,7 +189,8 @@ impl UringDriver {
         tolerate(self.ring.submit_and_wait(1).map(|_| ()))
     }
 
-    /// Looks for completions for a moment, if that is likely to pay; the sleep that follows ends at once then.
+    /// Looks for completions for a moment, if that is likely to pay; the sleep that follows ends at once
+    /// then.
     fn watch(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         if self.files_in_flight > 0 {
             return Ok(());

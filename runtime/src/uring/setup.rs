@@ -18,8 +18,8 @@ pub struct UringConfig {
     pub mode: RingMode,
     /// Kernel threads for file operations (every sync takes one), and for operations that may wait for ever.
     pub workers_max: [u32; 2],
-    /// How long to look for completions before a sleep that follows an answer, as long as looking pays; zero =
-    /// never.
+    /// How long to look for completions before a sleep that follows an answer, as long as looking pays;
+    /// zero = never.
     pub watch: Duration,
     /// Use optional operations and features; without, the fallbacks of old kernels are taken.
     pub optional: bool,
