@@ -1,5 +1,5 @@
-//! The memory that the connections of one shard share. Owns the counts, who waits for what, and how fast those
-//! who hold something must be while others wait; it closes nobody itself.
+//! The memory that the connections of one shard share. Owns the counts, who waits for what, and how fast
+//! those who hold something must be while others wait; it closes nobody itself.
 //!
 //! The budget is dealt out in parts, so that what one kind of peer can hold never stops another kind:
 //!

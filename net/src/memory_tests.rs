@@ -1,3 +1,5 @@
+//! The parts of the budget, who waits for what, and the pace that waiting asks for.
+
 use std::future::Future;
 use std::pin::pin;
 use std::task::Context;

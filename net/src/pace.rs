@@ -13,7 +13,8 @@ use crate::memory::{MemoryBudget, Purpose};
 const TICK: Duration = Duration::from_millis(500);
 /// The same when the pace is as high as it gets: somebody has been waiting for long.
 const TICK_PRESSED: Duration = Duration::from_millis(250);
-/// Time until the first look after a wait for memory: a peer that was held up has filled the socket meanwhile.
+/// Time until the first look after a wait for memory: a peer that was held up has filled the socket
+/// meanwhile.
 const TICK_FIRST: Duration = Duration::from_millis(100);
 
 /// Why a transfer is ended.

@@ -85,8 +85,8 @@ fn geometry(config: &NodeConfig, disk: u32) -> Result<Geometry, NodeError> {
     geometry.block_bytes = geometry.block_bytes.max(disk);
     if geometry.block_bytes > BLOCK_BYTES_MAX {
         return Err(storage(format!(
-            "the disk of {} has blocks of {disk} bytes, at most {BLOCK_BYTES_MAX} can be used: choose another \
-             --data-dir",
+            "the disk of {} has blocks of {disk} bytes, at most {BLOCK_BYTES_MAX} can be used: choose \
+             another --data-dir",
             config.data_dir.display()
         )));
     }

@@ -1,5 +1,5 @@
-//! Disks with large blocks, in the simulated world: whatever does not keep to them is refused there, as a real
-//! disk refuses it.
+//! Disks with large blocks, in the simulated world: whatever does not keep to them is refused there, as a
+//! real disk refuses it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

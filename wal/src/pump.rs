@@ -293,8 +293,8 @@ impl Pump {
         Ok(found)
     }
 
-    /// Makes the name of the data directory itself durable. One that was made long ago may stand in a directory
-    /// that this user cannot open, and needs nothing.
+    /// Makes the name of the data directory itself durable. One that was made long ago may stand in a
+    /// directory that this user cannot open, and needs nothing.
     async fn keep_data_directory(&self) {
         let Some(parent) = self.data.parent() else { return };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
