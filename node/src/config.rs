@@ -29,6 +29,11 @@ pub struct NodeConfig {
     pub topic_defaults: Vec<(String, String)>,
     /// Partitions of a new topic whose creator says 0.
     pub topic_partitions_default: u32,
+    /// Time between two looks of a shard at what retention may remove.
+    pub retention_interval: Duration,
+    /// Accepts that changes of topics were lost to damage: topics stay as they were before the gap, and can
+    /// be changed again. For one start, by an operator who knows what is missing.
+    pub accept_metadata_loss: bool,
     /// Facts added to what the node says about itself.
     pub facts: Vec<(String, String)>,
     /// Defects of the engine, for tests. Those of the log are in `store`.
@@ -57,6 +62,8 @@ impl NodeConfig {
             store: StoreConfig::default(),
             topic_defaults: Vec::new(),
             topic_partitions_default: 1,
+            retention_interval: Duration::from_secs(30),
+            accept_metadata_loss: false,
             facts: Vec::new(),
             #[cfg(feature = "planted-bugs")]
             planted: martlet_shard::engine::PlantedBugs::default(),
