@@ -12,8 +12,18 @@ use std::process::Command;
 use support::{Broker, MARTLET, Place, Start, clean, run_with};
 
 /// What a `console` line may begin with, after its prompt.
-const SHOWN_ONLY: &[&str] =
-    &["cargo run", "cargo fuzz", "./test", "systemctl", "journalctl", "curl -s http://127.0.0.1:7680/"];
+const SHOWN_ONLY: &[&str] = &[
+    "cargo run",
+    "cargo build",
+    "cargo fuzz",
+    "MARTLET_TEST_",
+    "MARTLET_FUZZ_",
+    "python3 tests/jobs/",
+    "./test",
+    "systemctl",
+    "journalctl",
+    "curl -s http://127.0.0.1:7680/",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
@@ -97,6 +107,11 @@ fn run_document(name: &str) {
                     let command = shown.trim_start_matches(['$', '#', ' ']);
                     let allowed = SHOWN_ONLY.iter().any(|start| command.starts_with(start));
                     assert!(allowed, "{name}:{line}: `{command}` is shown and not run: mark it sh");
+                    let scripts = command.split(' ').filter(|word| word.starts_with("tests/jobs/"));
+                    for script in scripts {
+                        let there = root().join(script).try_exists().unwrap();
+                        assert!(there, "{name}:{line}: {script} is not there");
+                    }
                 }
             }
             _ => {}
