@@ -9,7 +9,8 @@ const EXAMPLES: &[(&str, &str)] = &[
         "start",
         "martlet start
 martlet start --data-dir /var/lib/martlet --listen 0.0.0.0:7650 --set node.shards=2
-martlet start --config /etc/martlet/martlet.toml --format json",
+martlet start --config /etc/martlet/martlet.toml --format json
+martlet start --accept-metadata-loss",
     ),
     (
         "topic create",

@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Run a broker until SIGTERM or SIGINT.
-    Start(SettingsArguments),
+    Start(StartArguments),
     /// Create, list, describe, alter and delete topics.
     Topic {
         #[command(subcommand)]
@@ -84,6 +84,16 @@ pub(crate) fn in_one_line(text: &str) -> String {
     let kept: Vec<&str> =
         lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
     kept.join(" ")
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StartArguments {
+    #[command(flatten)]
+    pub(crate) settings: SettingsArguments,
+    /// Take changes of topics again although changes before were lost on disk. Topics stay as they were before
+    /// the loss; what it had created, altered or deleted is forgotten. Give it for one start only.
+    #[arg(long)]
+    pub(crate) accept_metadata_loss: bool,
 }
 
 /// Sources of settings. Later ones win: default, file, environment, `--set`, the flags below.

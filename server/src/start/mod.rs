@@ -16,7 +16,7 @@ use martlet_node::handle::BoundListener;
 use serde_json::json;
 use tracing::{info, warn};
 
-use crate::cli::SettingsArguments;
+use crate::cli::StartArguments;
 use crate::failure::Failure;
 use crate::file_system::kept_in_memory;
 use crate::output::Output;
@@ -25,12 +25,14 @@ use crate::settings;
 pub(crate) use node_config::{native_listener, shard_count};
 
 /// Runs a broker until a signal stops it or it fails.
-pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), Failure> {
+pub(crate) fn run(start: &StartArguments, output: &Output) -> Result<(), Failure> {
+    let arguments = &start.settings;
     let settings = settings::load(arguments)?;
     let logs = logs::start(&settings)?;
     process::abort_on_panic();
     process::raise_open_files();
-    let config = node_config::from_settings(&settings)?;
+    let mut config = node_config::from_settings(&settings)?;
+    config.accept_metadata_loss = start.accept_metadata_loss;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         shards = config.shards,
@@ -46,6 +48,10 @@ pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), 
         if *origin != martlet_core::config::Origin::Default {
             info!(key = key.name, value = %value, origin = %origin, "setting");
         }
+    }
+    if start.accept_metadata_loss {
+        let remedy = "start without --accept-metadata-loss the next time";
+        warn!(remedy, "changes of topics that were lost on disk, if any, are accepted as lost");
     }
     let drivers = shards::driver_factory(&settings, config.shards)?;
     let outcome =
