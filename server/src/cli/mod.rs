@@ -90,8 +90,8 @@ pub(crate) fn in_one_line(text: &str) -> String {
 pub(crate) struct StartArguments {
     #[command(flatten)]
     pub(crate) settings: SettingsArguments,
-    /// Take changes of topics again although changes before were lost on disk. Topics stay as they were before
-    /// the loss; what it had created, altered or deleted is forgotten. Give it for one start only.
+    /// Take changes of topics again although changes before were lost on disk. Topics stay as they were
+    /// before the loss; what it had created, altered or deleted is forgotten. Give it for one start only.
     #[arg(long)]
     pub(crate) accept_metadata_loss: bool,
 }
