@@ -36,6 +36,11 @@ pub const READ_WAIT_MS_MAX: u32 = 300_000;
 /// Bytes one read may return.
 pub const READ_BYTES_MAX: u32 = 16 * 1024 * 1024;
 
+/// Bytes of values that the services of one shard keep, with what it costs to hold them.
+pub const SHARD_REGISTER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of one change of such values.
+pub const REGISTER_NOTE_BYTES_MAX: usize = 256 * 1024;
+
 /// Topics of one cluster.
 pub const TOPICS_MAX: usize = 50_000;
 /// Partitions of one cluster, over all topics.

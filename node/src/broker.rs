@@ -49,6 +49,10 @@ impl Broker for ShardBroker {
         self.shard.id
     }
 
+    fn key_shard(&self, key: &str) -> ShardId {
+        self.shard.core.borrow().engine.owner_of_key(key)
+    }
+
     fn status(&self) -> Vec<(String, String)> {
         self.shard.facts()
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use martlet_core::NodeId;
 use martlet_net::{ConnectionLimits, Gateway, ListenerConfig};
 use martlet_shard::api::BrokerHandle;
+use martlet_shard::service::ServiceFactory;
 use martlet_wal::config::{Geometry, StoreConfig};
 
 /// The gateways of a node, shared by its shards; each listener is served by the one with its protocol.
@@ -29,6 +30,8 @@ pub struct NodeConfig {
     pub topic_defaults: Vec<(String, String)>,
     /// Partitions of a new topic whose creator says 0.
     pub topic_partitions_default: u32,
+    /// State machines of gateways; every shard gets one of each.
+    pub services: Vec<Arc<dyn ServiceFactory>>,
     /// Facts added to what the node says about itself.
     pub facts: Vec<(String, String)>,
     /// Defects of the engine, for tests. Those of the log are in `store`.
@@ -57,6 +60,7 @@ impl NodeConfig {
             store: StoreConfig::default(),
             topic_defaults: Vec::new(),
             topic_partitions_default: 1,
+            services: Vec::new(),
             facts: Vec::new(),
             #[cfg(feature = "planted-bugs")]
             planted: martlet_shard::engine::PlantedBugs::default(),

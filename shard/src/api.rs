@@ -13,6 +13,8 @@ use martlet_core::{
     Acks, Epoch, Offset, PartitionId, Principal, ProducerId, Refusal, ShardId, TopicId, TopicName,
 };
 
+use crate::service::{ServiceAt, ServiceMessage};
+
 /// Who calls, and from where. Every call carries one and passes `authorize` and `quota`.
 #[derive(Clone, Debug, Default)]
 pub struct CallContext {
@@ -55,6 +57,12 @@ pub enum Call {
         partition: PartitionId,
         cursor: String,
     },
+    /// For a gateway's own state machine on a shard; answered with [`Reply::Service`].
+    Service {
+        service: &'static str,
+        at: ServiceAt,
+        message: ServiceMessage,
+    },
     TopicCreate {
         name: TopicName,
         partitions: u32,
@@ -92,6 +100,7 @@ impl Call {
             | Call::CursorList { partition }
             | Call::CursorDelete { partition, .. } => Some(*partition),
             Call::ProducerOpen
+            | Call::Service { .. }
             | Call::TopicCreate { .. }
             | Call::TopicAlter { .. }
             | Call::TopicDelete { .. }
@@ -149,6 +158,7 @@ pub enum Reply {
     Cursors(Vec<(String, Offset)>),
     Topic(TopicView),
     Topics(Vec<String>),
+    Service(ServiceMessage),
     Done,
 }
 
@@ -210,6 +220,12 @@ pub trait Broker {
 
     /// This shard.
     fn shard(&self) -> ShardId;
+
+    /// The shard whose services own `key`.
+    fn key_shard(&self, key: &str) -> ShardId {
+        let _ = key;
+        self.shard()
+    }
 
     /// Facts about the node as key and value, for people.
     fn status(&self) -> Vec<(String, String)>;

@@ -18,6 +18,7 @@ impl Engine {
         while let Some(pending) = self.queue.pop_durable(durable) {
             self.settle(log, pending, now);
         }
+        self.each_service(log, now, |service, host| service.on_durable(host, durable));
         self.wake_touched();
     }
 
@@ -51,6 +52,10 @@ impl Engine {
                     };
                     self.answer(token, Ok(reply));
                 }
+            }
+            Write::Registers(note) => {
+                self.staged_register_bytes -= bytes;
+                self.registers.apply(&note);
             }
             Write::Command { base_offset, index, command, encoded } => {
                 if let Some(partition) = self.partitions.get_mut(&id) {
@@ -86,6 +91,8 @@ impl Engine {
         for token in std::mem::take(&mut self.metadata_log.producer_ids.waiting) {
             self.answer(token, Err(fenced(why)));
         }
+        self.staged_register_bytes = 0;
+        self.refuse_service_calls(&fenced(why));
         self.metadata_log.drop_staged(self.metadata.applied());
         self.producer_count = 0;
         for partition in self.partitions.values_mut() {

@@ -16,7 +16,9 @@ use crate::metadata::{self, Topic};
 use crate::metadata_log::MetadataLog;
 use crate::partition::{Memory, Partition};
 use crate::pending::Queue;
+use crate::registers::Registers;
 use crate::retention::Turn;
+use crate::service::{ServiceAt, ShardService};
 use crate::wait::{Parked, ParkedCalls, Waiters};
 
 /// What an engine is told once.
@@ -132,6 +134,10 @@ pub struct Engine {
     pub(crate) waiters: Waiters,
     pub(crate) parked: ParkedCalls,
     pub(crate) answers: Vec<Answer>,
+    pub(crate) registers: Registers,
+    /// Bytes of changes of registers that are not durable.
+    pub(crate) staged_register_bytes: usize,
+    pub(crate) services: Vec<Box<dyn ShardService>>,
     /// Producers known over all open partitions.
     pub(crate) producer_count: usize,
     pub(crate) turn: Turn,
@@ -174,6 +180,9 @@ impl Engine {
             waiters: Waiters::default(),
             parked: ParkedCalls::default(),
             answers: Vec::new(),
+            registers: Registers::default(),
+            staged_register_bytes: 0,
+            services: Vec::new(),
             producer_count: 0,
             turn: Turn::default(),
             drops_owed: Vec::new(),
@@ -228,6 +237,9 @@ impl Engine {
             Call::CursorDelete { partition, cursor } => {
                 self.cursor_delete(log, token, context, partition, &cursor, now)
             }
+            Call::Service { service, message, .. } => {
+                self.service_call(log, token, context, (service, message), now)
+            }
             Call::TopicCreate { name, partitions, settings } => {
                 self.topic_create(log, token, context, name, (partitions, settings), now)
             }
@@ -257,6 +269,9 @@ impl Engine {
         } else if self.parked.len() > 0 {
             self.parked.remove(token);
         }
+        for service in &mut self.services {
+            service.cancel(token);
+        }
     }
 
     /// New calls are refused as `ShuttingDown`, waiting reads end now; what is staged goes on.
@@ -270,6 +285,9 @@ impl Engine {
                 Refusal::new(ErrorCode::ShuttingDown, "the broker is shutting down: connect again later");
             self.answer(parked.token, Err(refusal));
         }
+        let refusal =
+            Refusal::new(ErrorCode::ShuttingDown, "the broker is shutting down: connect again later");
+        self.refuse_service_calls(&refusal);
     }
 
     pub fn on_timer(&mut self, log: &mut dyn Log, now: Now) {
@@ -287,6 +305,9 @@ impl Engine {
             };
             self.answer(parked.token, Err(refusal));
         }
+        if self.next_service_timer().is_some_and(|due| due <= now.instant) {
+            self.each_service(log, now, |service, host| service.on_timer(host));
+        }
         self.take_turn(log, now);
     }
 
@@ -294,7 +315,9 @@ impl Engine {
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
         let turn = self.turn_is_wanted().then(|| self.turn.due());
-        [self.waiters.next_deadline(), self.parked.next_deadline(), turn].into_iter().flatten().min()
+        let service = self.next_service_timer();
+        let waits = [self.waiters.next_deadline(), self.parked.next_deadline()];
+        waits.into_iter().chain([turn, service]).flatten().min()
     }
 
     /// Answers since the last time. Deliver `take_metadata` to the other shards first.
@@ -321,6 +344,8 @@ impl Engine {
     pub fn route(&self, call: &Call) -> ShardId {
         match (call.partition(), call) {
             (Some(partition), _) => self.owner(partition),
+            (None, Call::Service { at: ServiceAt::Key(key), .. }) => self.owner_of_key(key),
+            (None, Call::Service { at: ServiceAt::Shard(shard), .. }) => *shard,
             (None, Call::TopicDescribe { .. } | Call::TopicList { .. }) => self.config.shard,
             (None, _) => ShardId(0),
         }

@@ -18,6 +18,7 @@ use crate::engine::{Engine, Recovered, unknown_partition};
 use crate::log::{Log, NoteKind};
 use crate::metadata::{Command, Topic};
 use crate::partition::Partition;
+use crate::registers::RegisterNote;
 use crate::snapshot::Snapshot;
 
 impl Engine {
@@ -27,6 +28,7 @@ impl Engine {
         let snapshot = Snapshot::decode(snapshot)?;
         self.metadata = snapshot.metadata.unwrap_or_default();
         self.recovered = snapshot.partitions;
+        self.registers = snapshot.registers;
         if let Some(why) = snapshot.damage {
             self.metadata_log.set_damage(why);
         }
@@ -62,6 +64,13 @@ impl Engine {
 
     /// A note after the snapshot.
     pub fn replay_note(&mut self, kind: u8, payload: &[u8]) {
+        if kind == NoteKind::Register as u8 {
+            match RegisterNote::decode(payload) {
+                Ok(note) => self.registers.apply(&note),
+                Err(error) => self.problems.push(format!("a register's note cannot be read: {error}")),
+            }
+            return;
+        }
         if kind != NoteKind::Cursor as u8 {
             self.problems.push(format!("a note of kind {kind} is unknown to this build: upgrade martlet"));
             return;
@@ -97,6 +106,7 @@ impl Engine {
             // Refused for now, it is tried again before the next command.
             let _ = self.pay_snapshot(log, now);
         }
+        self.each_service(log, now, |service, host| service.start(host));
         let mut problems = std::mem::take(&mut self.problems);
         problems.extend(self.metadata_damage().map(str::to_owned));
         Recovered { problems, partitions: self.partitions.len(), topics: self.metadata.topics().count() }

@@ -98,6 +98,7 @@ fn plain(reply: Reply, broker: &dyn Broker, listener: &str) -> ResponseAnswer {
         Reply::Topic(view) => ResponseAnswer::Topic(topic(view, broker, listener)),
         Reply::Topics(names) => ResponseAnswer::Topics { names },
         Reply::Done => ResponseAnswer::Done,
+        Reply::Service(_) => unreachable!("native requests never call a service"),
         Reply::Frames(_) => unreachable!("frames are answered with their bodies"),
     }
 }

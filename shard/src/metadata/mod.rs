@@ -67,6 +67,15 @@ impl SlotTable {
         let assigned = self.assigned.get(&slot).filter(|shard| shard.0 < shards);
         assigned.copied().unwrap_or(ShardId(slot.0 % shards))
     }
+
+    /// The owner of a key of a service: that of the slot its text hashes to.
+    #[must_use]
+    pub fn owner_of_key(&self, key: &str, shards: u16) -> ShardId {
+        // FNV-1a; stored state depends on it.
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+        self.owner(PartitionId(hash), shards)
+    }
 }
 
 /// The state.
