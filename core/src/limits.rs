@@ -39,7 +39,20 @@ pub const READ_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Bytes of values that the services of one shard keep, with what it costs to hold them.
 pub const SHARD_REGISTER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of one change of such values.
-pub const REGISTER_NOTE_BYTES_MAX: usize = 256 * 1024;
+pub const REGISTER_NOTE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// Members of one consumer group.
+pub const GROUP_MEMBERS_MAX: usize = 5_000;
+/// Bytes of what the members of one group say about themselves, and of what they are assigned.
+pub const GROUP_METADATA_BYTES_MAX: usize = 1024 * 1024;
+/// Consumer groups of one shard.
+pub const SHARD_GROUPS_MAX: usize = 20_000;
+/// Partitions of one group with a committed offset.
+pub const GROUP_OFFSETS_MAX: usize = 100_000;
+/// Partitions of all topics one KIP-848 group may be assigned.
+pub const GROUP_PARTITIONS_MAX: usize = 100_000;
+/// Bytes of a subscription's pattern.
+pub const GROUP_PATTERN_BYTES_MAX: usize = 4_096;
 
 /// Topics of one cluster.
 pub const TOPICS_MAX: usize = 50_000;
@@ -94,6 +107,11 @@ pub const COOPERATIVE_BUDGET: u32 = 128;
 
 /// Times in a row that a file operation may be cut short without getting further.
 pub const SHORT_IO_RETRIES_MAX: u32 = 16;
+
+/// Topics that one Kafka connection remembers.
+pub const KAFKA_TOPICS_REMEMBERED_MAX: usize = 4_096;
+/// Elements of all arrays of one Kafka request that is not a produce or a fetch.
+pub const KAFKA_REQUEST_ELEMENTS_MAX: usize = 200_000;
 
 const _: () = {
     assert!(NATIVE_FRAME_BYTES_MAX > BATCH_BYTES_MAX + NATIVE_META_BYTES_MAX);

@@ -11,6 +11,7 @@ use martlet_core::{ErrorCode, Refusal, ShardId};
 use martlet_shard::api::{Broker, Call, CallContext, CallToken, Reply, Replying};
 
 use crate::calls::{Origin, Progress};
+use crate::handle::BoundListener;
 use crate::shard::Shard;
 
 /// A [`Broker`] over one shard.
@@ -45,8 +46,22 @@ impl Broker for ShardBroker {
         found.map(|bound| bound.advertised(shard)).unwrap_or_default()
     }
 
+    fn node_address(&self, listener: &str) -> String {
+        let listeners = self.shard.listeners.borrow();
+        let found = listeners.iter().find(|bound| bound.name == listener);
+        found.map(BoundListener::advertised_node).unwrap_or_default()
+    }
+
     fn shard(&self) -> ShardId {
         self.shard.id
+    }
+
+    fn shards(&self) -> u16 {
+        self.shard.config.shards
+    }
+
+    fn metadata_version(&self) -> u64 {
+        self.shard.core.borrow().engine.metadata().applied()
     }
 
     fn key_shard(&self, key: &str) -> ShardId {

@@ -79,6 +79,10 @@ pub enum Call {
     TopicDescribe {
         name: TopicName,
     },
+    /// Answered like [`Call::TopicDescribe`].
+    TopicFind {
+        id: TopicId,
+    },
     TopicList {
         prefix: String,
         after: String,
@@ -105,6 +109,7 @@ impl Call {
             | Call::TopicAlter { .. }
             | Call::TopicDelete { .. }
             | Call::TopicDescribe { .. }
+            | Call::TopicFind { .. }
             | Call::TopicList { .. } => None,
         }
     }
@@ -218,8 +223,24 @@ pub trait Broker {
     /// Where a client that came in through the listener `listener` finds the native port of `shard`.
     fn shard_address(&self, listener: &str, shard: ShardId) -> String;
 
+    /// Where such a client finds the port of the node, which every shard accepts on.
+    fn node_address(&self, listener: &str) -> String {
+        self.shard_address(listener, ShardId(0))
+    }
+
     /// This shard.
     fn shard(&self) -> ShardId;
+
+    /// Shards of this node.
+    fn shards(&self) -> u16 {
+        1
+    }
+
+    /// Grows with every change of topics that this shard has heard of: what was remembered of them before
+    /// holds no more.
+    fn metadata_version(&self) -> u64 {
+        0
+    }
 
     /// The shard whose services own `key`.
     fn key_shard(&self, key: &str) -> ShardId {

@@ -248,6 +248,7 @@ impl Engine {
             }
             Call::TopicDelete { name } => self.topic_delete(log, token, context, name, now),
             Call::TopicDescribe { name } => self.topic_describe(context, &name, now),
+            Call::TopicFind { id } => self.topic_find(context, id, now),
             Call::TopicList { prefix, after, count_max } => {
                 self.topic_list(context, &prefix, &after, count_max, now)
             }
@@ -346,7 +347,9 @@ impl Engine {
             (Some(partition), _) => self.owner(partition),
             (None, Call::Service { at: ServiceAt::Key(key), .. }) => self.owner_of_key(key),
             (None, Call::Service { at: ServiceAt::Shard(shard), .. }) => *shard,
-            (None, Call::TopicDescribe { .. } | Call::TopicList { .. }) => self.config.shard,
+            (None, Call::TopicDescribe { .. } | Call::TopicFind { .. } | Call::TopicList { .. }) => {
+                self.config.shard
+            }
             (None, _) => ShardId(0),
         }
     }

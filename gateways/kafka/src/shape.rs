@@ -1,0 +1,159 @@
+//! Shapes of requests: just enough of each schema to walk it. The published decoders allocate for an
+//! announced number of elements before they look for them; a request whose shape was walked has that many.
+//!
+//! Owns the shapes and the bound on elements. A test compares every shape with the published encoder.
+
+use martlet_core::limits::KAFKA_REQUEST_ELEMENTS_MAX;
+
+use crate::wire::{Malformed, Reader};
+
+/// A field, in versions `from` to `upto`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Field {
+    from: i16,
+    upto: i16,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// So many bytes.
+    Fixed(usize),
+    Text,
+    Bytes,
+    /// Of structures with these fields.
+    Array(&'static [Field]),
+    /// Of numbers with so many bytes.
+    Numbers(usize),
+    Texts,
+    /// A structure that may be null, told by a byte.
+    Nullable(&'static [Field]),
+}
+
+const fn field(from: i16, kind: Kind) -> Field {
+    Field { from, upto: i16::MAX, kind }
+}
+
+impl Field {
+    const fn upto(self, upto: i16) -> Field {
+        Field { upto, ..self }
+    }
+}
+
+const fn i8(from: i16) -> Field {
+    field(from, Kind::Fixed(1))
+}
+
+const fn i16(from: i16) -> Field {
+    field(from, Kind::Fixed(2))
+}
+
+const fn i32(from: i16) -> Field {
+    field(from, Kind::Fixed(4))
+}
+
+const fn i64(from: i16) -> Field {
+    field(from, Kind::Fixed(8))
+}
+
+const fn uuid(from: i16) -> Field {
+    field(from, Kind::Fixed(16))
+}
+
+const fn text(from: i16) -> Field {
+    field(from, Kind::Text)
+}
+
+const fn bytes(from: i16) -> Field {
+    field(from, Kind::Bytes)
+}
+
+const fn array(from: i16, of: &'static [Field]) -> Field {
+    field(from, Kind::Array(of))
+}
+
+const fn numbers(from: i16, width: usize) -> Field {
+    field(from, Kind::Numbers(width))
+}
+
+const fn texts(from: i16) -> Field {
+    field(from, Kind::Texts)
+}
+
+const fn nullable(from: i16, of: &'static [Field]) -> Field {
+    field(from, Kind::Nullable(of))
+}
+
+/// Read by hand, without the published decoder.
+pub(crate) const BY_HAND: &[Field] = &[];
+
+pub(crate) const LIST_OFFSETS: &[Field] = &[
+    i32(0),
+    i8(2),
+    array(0, &[text(0), array(0, &[i32(0), i32(4), i64(0), i32(0).upto(0)])]),
+    i32(10),
+];
+
+pub(crate) const METADATA: &[Field] =
+    &[array(0, &[uuid(10), text(0)]), i8(4), i8(8).upto(10), i8(8)];
+
+pub(crate) const INIT_PRODUCER_ID: &[Field] = &[text(0), i32(0), i64(3), i16(3), i8(6), i8(6)];
+
+/// Walks a request of `version` to its end.
+///
+/// # Errors
+/// Bytes that do not have the shape, or more elements than a request may have.
+pub(crate) fn check(shape: &[Field], version: i16, mut reader: Reader) -> Result<(), Malformed> {
+    let mut elements = 0;
+    walk(shape, version, &mut reader, &mut elements)?;
+    reader.end()
+}
+
+fn walk(
+    shape: &[Field],
+    version: i16,
+    reader: &mut Reader,
+    elements: &mut usize,
+) -> Result<(), Malformed> {
+    let is_present = |field: &&Field| (field.from..=field.upto).contains(&version);
+    for field in shape.iter().filter(is_present) {
+        match field.kind {
+            Kind::Fixed(bytes) => reader.skip(bytes)?,
+            Kind::Text => {
+                reader.nullable_text()?;
+            }
+            Kind::Bytes => {
+                reader.nullable_bytes()?;
+            }
+            Kind::Array(of) => {
+                for _ in 0..counted(reader, elements)? {
+                    walk(of, version, reader, elements)?;
+                }
+            }
+            Kind::Numbers(width) => {
+                let count = counted(reader, elements)?;
+                reader.skip(count.saturating_mul(width))?;
+            }
+            Kind::Texts => {
+                for _ in 0..counted(reader, elements)? {
+                    reader.nullable_text()?;
+                }
+            }
+            Kind::Nullable(of) => {
+                if reader.i8()? >= 0 {
+                    walk(of, version, reader, elements)?;
+                }
+            }
+        }
+    }
+    reader.tags()
+}
+
+fn counted(reader: &mut Reader, elements: &mut usize) -> Result<usize, Malformed> {
+    let count = reader.nullable_count()?.unwrap_or(0);
+    *elements = elements.saturating_add(count);
+    if *elements > KAFKA_REQUEST_ELEMENTS_MAX {
+        return Err(Malformed { what: "request: it has too many elements" });
+    }
+    Ok(count)
+}
