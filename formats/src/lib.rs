@@ -6,4 +6,5 @@
 //! read a clock, or trust a length it was given.
 
 pub mod frames;
+pub mod kafka;
 pub mod native;
