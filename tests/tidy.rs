@@ -35,7 +35,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "core", "formats", "runtime", "net", "shard", "wal", "node", "client", "gateways/kafka",
+            "core",
+            "formats",
+            "runtime",
+            "net",
+            "shard",
+            "wal",
+            "node",
+            "client",
+            "gateways/kafka",
             "gateways/native",
         ],
     ),
@@ -54,8 +62,18 @@ const IMPURE_DEPENDENCIES: &[&str] = &["tokio", "io-uring", "rustix", "libc", "a
 /// Crates that may hold `unsafe`.
 const UNSAFE_ALLOWED: &[&str] = &["runtime", "wal"];
 /// Crates on whose threads tokio must not run.
-const NO_TOKIO: &[&str] =
-    &["core", "formats", "runtime", "wal", "net", "shard", "gateways/kafka", "gateways/native", "node", "sim"];
+const NO_TOKIO: &[&str] = &[
+    "core",
+    "formats",
+    "runtime",
+    "wal",
+    "net",
+    "shard",
+    "gateways/kafka",
+    "gateways/native",
+    "node",
+    "sim",
+];
 
 /// Text that may not stand in code, the crates it is allowed in, and what to do instead. Tests may use the
 /// first two.

@@ -31,6 +31,10 @@ pub const PARTITION_PRODUCERS_MAX: usize = 10_000;
 pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
 /// Reads that wait for records in one partition.
 pub const PARTITION_WAITERS_MAX: usize = 10_000;
+/// Partitions that one read waits for together.
+pub const AWAIT_PARTITIONS_MAX: usize = 100_000;
+/// Partitions of all such reads of one shard.
+pub const SHARD_AWAITED_PARTITIONS_MAX: usize = 1_000_000;
 /// Longest wait of a read.
 pub const READ_WAIT_MS_MAX: u32 = 300_000;
 /// Bytes one read may return.
@@ -51,6 +55,8 @@ pub const SHARD_GROUPS_MAX: usize = 20_000;
 pub const GROUP_OFFSETS_MAX: usize = 100_000;
 /// Partitions of all topics one KIP-848 group may be assigned.
 pub const GROUP_PARTITIONS_MAX: usize = 100_000;
+/// Groups looked at in one turn of forgetting.
+pub const GROUPS_SWEPT_PER_TURN: usize = 2_000;
 /// Bytes of a subscription's pattern.
 pub const GROUP_PATTERN_BYTES_MAX: usize = 4_096;
 

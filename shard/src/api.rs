@@ -28,6 +28,14 @@ pub struct CallContext {
 pub enum Call {
     Append(Append),
     Read(Read),
+    /// Answered with [`Reply::Readable`].
+    Await(Await),
+    /// Removes the records below `before`, or all that are committed for `None`. Answered with
+    /// [`Reply::Offset`], where the log begins then, when that is durable.
+    Trim {
+        partition: PartitionId,
+        before: Option<Offset>,
+    },
     /// Answered with [`Reply::Offset`]; for a time, with [`Reply::Frames`] of the one frame that holds the
     /// record (or of none): the gateway looks into the body, the engine never does.
     OffsetFor {
@@ -97,7 +105,9 @@ impl Call {
         match self {
             Call::Append(append) => Some(append.partition),
             Call::Read(read) => Some(read.partition),
-            Call::OffsetFor { partition, .. }
+            Call::Await(wait) => wait.parts.first().map(|(partition, _)| *partition),
+            Call::Trim { partition, .. }
+            | Call::OffsetFor { partition, .. }
             | Call::PartitionStatus { partition }
             | Call::CursorGet { partition, .. }
             | Call::CursorSet { partition, .. }
@@ -152,14 +162,50 @@ pub struct Read {
     pub wait_ms: u32,
 }
 
+/// A wait for records in several partitions of one shard.
+#[derive(Clone, Debug)]
+pub struct Await {
+    /// Where the reader stands in each partition: by growing partition, each once, at most
+    /// [`martlet_core::limits::AWAIT_PARTITIONS_MAX`].
+    pub parts: Vec<(PartitionId, Offset)>,
+    /// Wait until this many bytes are readable in all of them together, or `wait_ms` has passed, or one of
+    /// them cannot be read.
+    pub bytes_min: u32,
+    pub wait_ms: u32,
+}
+
+/// What a reader of a partition finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Readable {
+    pub epoch: Epoch,
+    pub log_start: Offset,
+    pub committed: Offset,
+    /// From where the reader stands; [`u64::MAX`] if that is too far back to know.
+    pub bytes: u64,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
-    Appended { base_offset: Offset, broker_time: i64, duplicate: bool },
+    Appended {
+        base_offset: Offset,
+        broker_time: i64,
+        duplicate: bool,
+    },
     Frames(Frames),
-    Offset { offset: Offset, timestamp: i64 },
+    /// In the order of the parts.
+    Readable(Vec<Result<Readable, Refusal>>),
+    Offset {
+        offset: Offset,
+        timestamp: i64,
+    },
     Partition(PartitionStatus),
-    Producer { producer: ProducerId, epoch: u16 },
-    Cursor { offset: Option<Offset> },
+    Producer {
+        producer: ProducerId,
+        epoch: u16,
+    },
+    Cursor {
+        offset: Option<Offset>,
+    },
     Cursors(Vec<(String, Offset)>),
     Topic(TopicView),
     Topics(Vec<String>),

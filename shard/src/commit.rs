@@ -57,6 +57,11 @@ impl Engine {
                 self.staged_register_bytes -= bytes;
                 self.registers.apply(&note);
             }
+            Write::Trim { log_start } => {
+                if let Some(token) = callers.first {
+                    self.answer(token, Ok(Reply::Offset { offset: log_start, timestamp: -1 }));
+                }
+            }
             Write::Command { base_offset, index, command, encoded } => {
                 if let Some(partition) = self.partitions.get_mut(&id) {
                     partition.commit(base_offset, base_offset + 1, bytes as u64);

@@ -138,6 +138,8 @@ pub struct Engine {
     /// Bytes of changes of registers that are not durable.
     pub(crate) staged_register_bytes: usize,
     pub(crate) services: Vec<Box<dyn ShardService>>,
+    /// Numbers given to services.
+    pub(crate) uniques: u64,
     /// Producers known over all open partitions.
     pub(crate) producer_count: usize,
     pub(crate) turn: Turn,
@@ -183,6 +185,7 @@ impl Engine {
             registers: Registers::default(),
             staged_register_bytes: 0,
             services: Vec::new(),
+            uniques: 0,
             producer_count: 0,
             turn: Turn::default(),
             drops_owed: Vec::new(),
@@ -226,6 +229,10 @@ impl Engine {
         let outcome = match parked.call {
             Call::Append(append) => self.append(log, token, context, append, now),
             Call::Read(read) => self.read(token, context, read, now),
+            Call::Await(wait) => self.await_records(token, context, wait, now),
+            Call::Trim { partition, before } => {
+                self.trim_records(log, token, context, (partition, before), now)
+            }
             Call::OffsetFor { partition, at } => self.offset_for(token, context, partition, at, now),
             Call::PartitionStatus { partition } => self.partition_status(log, context, partition, now),
             Call::ProducerOpen => self.producer_open(log, token, context, now),
@@ -264,9 +271,7 @@ impl Engine {
     /// still come.
     pub fn cancel(&mut self, token: CallToken) {
         if let Some(waiter) = self.waiters.remove(token) {
-            if let Some(partition) = self.partitions.get_mut(&waiter.partition) {
-                partition.waiters -= 1;
-            }
+            self.uncount(&waiter);
         } else if self.parked.len() > 0 {
             self.parked.remove(token);
         }

@@ -24,6 +24,7 @@ pub(crate) struct Callers {
 pub(crate) enum Write {
     Frame { base_offset: Offset, end_offset: Offset, broker_time: i64 },
     Cursor { name: Box<str>, offset: Option<Offset> },
+    Trim { log_start: Offset },
     Registers(RegisterNote),
     Command { base_offset: Offset, index: u64, command: Command, encoded: Bytes },
 }

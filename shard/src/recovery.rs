@@ -14,7 +14,7 @@ use martlet_core::{FrameHeader, Lsn, Now, PartitionId, Refusal, ShardId};
 
 use crate::cursor::CursorNote;
 use crate::dedup::Sequence;
-use crate::engine::{Engine, Recovered, unknown_partition};
+use crate::engine::{Engine, Recovered};
 use crate::log::{Log, NoteKind};
 use crate::metadata::{Command, Topic};
 use crate::partition::Partition;
@@ -194,10 +194,10 @@ impl Engine {
         self.recovered.remove(&id);
         let Some(partition) = self.partitions.remove(&id) else { return };
         self.producer_count -= partition.memory.producers.len();
-        let waiting: Vec<_> = self.waiters.of(id).map(|(token, _)| token).collect();
-        for token in waiting {
-            self.waiters.remove(token);
-            self.answer(token, Err(unknown_partition(id)));
+        for token in self.waiters.of(id) {
+            if let Some(waiter) = self.waiters.remove(token) {
+                self.end_wait(token, waiter);
+            }
         }
         self.drops_owed.push(id);
         self.pay_drops(log);

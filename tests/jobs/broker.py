@@ -32,7 +32,7 @@ class Broker:
 
     def start(self, log):
         self.log = log
-        command = self.command + ["--listen", self.listen, "--http", "127.0.0.1:0"]
+        command = self.command + ["--listen", self.listen, "--http", "127.0.0.1:0", "--kafka", "127.0.0.1:0"]
         with open(log, "ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
         line = self.process.stdout.readline()

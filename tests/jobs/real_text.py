@@ -60,7 +60,7 @@ class Broker:
         self.process = None
 
     def start(self):
-        command = self.command + ["--listen", self.listen, "--http", self.http]
+        command = self.command + ["--listen", self.listen, "--http", self.http, "--kafka", "127.0.0.1:0"]
         # The broker refuses unknown keys of its environment, and this run's own bounds are named alike.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MARTLET_")}
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, env=clean)

@@ -71,7 +71,7 @@ struct Session {
 /// Serves a connection from its first byte to its close.
 pub(crate) async fn serve(connection: Connection<BrokerHandle>, config: Arc<KafkaConfig>) {
     let Connection { runtime, broker, stream, peer, number, listener, limits, memory, drain } = connection;
-    let host = peer.ip().to_string();
+    let host = stream.local_address().unwrap_or(peer).ip().to_string();
     let (recv, send) = stream.split();
     let mut reader = FrameReader::new(&runtime, recv, limits.clone(), memory.clone()).big_endian();
     let mut writer = FrameWriter::new(&runtime, send, limits.write_stall);

@@ -99,7 +99,7 @@ fn plain(reply: Reply, broker: &dyn Broker, listener: &str) -> ResponseAnswer {
         Reply::Topics(names) => ResponseAnswer::Topics { names },
         Reply::Done => ResponseAnswer::Done,
         Reply::Service(_) => unreachable!("native requests never call a service"),
-        Reply::Frames(_) => unreachable!("frames are answered with their bodies"),
+        Reply::Frames(_) | Reply::Readable(_) => unreachable!("no request of this protocol is answered so"),
     }
 }
 

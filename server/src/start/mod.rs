@@ -57,16 +57,18 @@ pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), 
 
 /// The one line that says the broker serves.
 fn say_ready(listeners: &[BoundListener], http: &[SocketAddr], output: &Output) -> Result<(), Failure> {
-    let native = listeners.iter().find(|listener| listener.protocol == "native");
+    let of = |protocol: &str| listeners.iter().find(|listener| listener.protocol == protocol);
+    let native = of("native");
     let first = |addresses: Option<&SocketAddr>| addresses.map_or_else(|| "none".into(), ToString::to_string);
     let native_first = first(native.and_then(|listener| listener.node.first()));
     let http_first = first(http.first());
-    let line = format!("ready native={native_first} http={http_first}");
+    let kafka_first = first(of("kafka").and_then(|listener| listener.node.first()));
+    let line = format!("ready native={native_first} http={http_first} kafka={kafka_first}");
     let shards: Vec<String> =
         native.iter().flat_map(|listener| &listener.shards).map(|(_, address)| address.to_string()).collect();
     output.say(
         &line,
-        &json!({ "ready": true, "native": native_first, "http": http_first, "shards": shards,
+        &json!({ "ready": true, "native": native_first, "http": http_first, "kafka": kafka_first, "shards": shards,
                  "pid": std::process::id() }),
     )
 }
