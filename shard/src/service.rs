@@ -113,6 +113,19 @@ impl ServiceHost<'_> {
         self.engine.config.shard
     }
 
+    /// A number that was never given before, in no process of this shard either; not a secret.
+    pub fn unique(&mut self) -> u128 {
+        self.engine.uniques += 1;
+        let mix = |mut x: u64| {
+            x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            x ^ (x >> 31)
+        };
+        let (random, count) = (self.engine.config.random, self.engine.uniques);
+        let high = mix((random >> 64) as u64 ^ mix(count));
+        u128::from(high) << 64 | u128::from(mix(random as u64 ^ mix(high ^ count)))
+    }
+
     /// Durable values.
     #[must_use]
     pub fn registers(&self) -> &Registers {
@@ -152,6 +165,11 @@ impl ServiceHost<'_> {
     #[must_use]
     pub fn is_durable(&self, lsn: Lsn) -> bool {
         lsn <= self.engine.durable
+    }
+
+    /// Tells an operator of a problem.
+    pub fn report(&mut self, problem: String) {
+        self.engine.problems.push(problem);
     }
 
     /// Answers a call.
