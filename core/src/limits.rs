@@ -116,8 +116,14 @@ pub const SHORT_IO_RETRIES_MAX: u32 = 16;
 
 /// Topics that one Kafka connection remembers.
 pub const KAFKA_TOPICS_REMEMBERED_MAX: usize = 4_096;
-/// Elements of all arrays of one Kafka request that is not a produce or a fetch.
+/// Elements of all arrays of one Kafka request.
 pub const KAFKA_REQUEST_ELEMENTS_MAX: usize = 200_000;
+/// Fetch sessions of one Kafka connection; a client that wants more gets none.
+pub const KAFKA_SESSIONS_MAX: usize = 4;
+/// Partitions of one fetch session.
+pub const KAFKA_SESSION_PARTITIONS_MAX: usize = 20_000;
+/// Bytes of record batches in one answer to a fetch, unless its first batch is larger.
+pub const KAFKA_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const _: () = {
     assert!(NATIVE_FRAME_BYTES_MAX > BATCH_BYTES_MAX + NATIVE_META_BYTES_MAX);

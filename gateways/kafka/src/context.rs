@@ -1,15 +1,18 @@
 //! What the requests of one connection share: the broker, who asks, what is known of topics, fetch sessions.
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use martlet_core::{Refusal, ShardId};
+use kafka_protocol::ResponseError;
+use martlet_core::{Epoch, PartitionId, Refusal, ShardId};
 use martlet_net::ListenerFacts;
 use martlet_runtime::Runtime;
 use martlet_shard::api::{BrokerHandle, Call, CallContext, Reply, Replying};
 
 use crate::config::{Addressing, KafkaConfig};
+use crate::errors;
 use crate::topics::TopicCache;
 
 /// Kafka's number of the first shard of a node: from 1, with room for the shards of every node.
@@ -21,6 +24,16 @@ pub(crate) struct BrokerView {
     pub(crate) id: i32,
     pub(crate) host: String,
     pub(crate) port: u16,
+}
+
+/// Whether a client that claims this epoch of a leader is behind or ahead.
+pub(crate) fn compare_epochs(claimed: i32, epoch: Epoch) -> Result<(), ResponseError> {
+    match i64::from(claimed).cmp(&i64::from(epoch)) {
+        _ if claimed < 0 => Ok(()),
+        Ordering::Equal => Ok(()),
+        Ordering::Less => Err(ResponseError::FencedLeaderEpoch),
+        Ordering::Greater => Err(ResponseError::UnknownLeaderEpoch),
+    }
 }
 
 /// One connection's surroundings.
@@ -43,6 +56,22 @@ impl Context {
 
     pub(crate) async fn ask(&self, call: Call) -> Result<Reply, Refusal> {
         self.call(call).await
+    }
+
+    /// Compares what a client takes for the epoch of a partition's leader with the truth; -1 = it does not say.
+    pub(crate) async fn check_epoch(
+        &self,
+        partition: PartitionId,
+        claimed: i32,
+    ) -> Result<(), ResponseError> {
+        if claimed < 0 {
+            return Ok(());
+        }
+        match self.ask(Call::PartitionStatus { partition }).await {
+            Ok(Reply::Partition(status)) => compare_epochs(claimed, status.epoch),
+            Ok(_) => Err(ResponseError::UnknownServerError),
+            Err(refusal) => Err(errors::of(refusal.code)),
+        }
     }
 
     /// Kafka's number of the broker that leads what lives on `shard`.

@@ -26,9 +26,7 @@ pub(crate) fn of(code: ErrorCode) -> ResponseError {
         ErrorCode::UnknownCursor => ResponseError::GroupIdNotFound,
         ErrorCode::CorruptBatch => ResponseError::CorruptMessage,
         // A client that is ahead of what is known sends again from there, or begins a new epoch.
-        ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer => {
-            ResponseError::OutOfOrderSequenceNumber
-        }
+        ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer => ResponseError::OutOfOrderSequenceNumber,
         ErrorCode::ProducerFenced => ResponseError::InvalidProducerEpoch,
         ErrorCode::DuplicateSequence => ResponseError::DuplicateSequenceNumber,
         ErrorCode::OffsetOutOfRange => ResponseError::OffsetOutOfRange,

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod context;
 mod errors;
+mod frames;
 mod groups;
 mod shape;
 pub mod table;

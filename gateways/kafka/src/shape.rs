@@ -87,15 +87,7 @@ const fn nullable(from: i16, of: &'static [Field]) -> Field {
 /// Read by hand, without the published decoder.
 pub(crate) const BY_HAND: &[Field] = &[];
 
-pub(crate) const LIST_OFFSETS: &[Field] = &[
-    i32(0),
-    i8(2),
-    array(0, &[text(0), array(0, &[i32(0), i32(4), i64(0), i32(0).upto(0)])]),
-    i32(10),
-];
-
-pub(crate) const METADATA: &[Field] =
-    &[array(0, &[uuid(10), text(0)]), i8(4), i8(8).upto(10), i8(8)];
+pub(crate) const METADATA: &[Field] = &[array(0, &[uuid(10), text(0)]), i8(4), i8(8).upto(10), i8(8)];
 
 pub(crate) const INIT_PRODUCER_ID: &[Field] = &[text(0), i32(0), i64(3), i16(3), i8(6), i8(6)];
 
@@ -109,12 +101,7 @@ pub(crate) fn check(shape: &[Field], version: i16, mut reader: Reader) -> Result
     reader.end()
 }
 
-fn walk(
-    shape: &[Field],
-    version: i16,
-    reader: &mut Reader,
-    elements: &mut usize,
-) -> Result<(), Malformed> {
+fn walk(shape: &[Field], version: i16, reader: &mut Reader, elements: &mut usize) -> Result<(), Malformed> {
     let is_present = |field: &&Field| (field.from..=field.upto).contains(&version);
     for field in shape.iter().filter(is_present) {
         match field.kind {

@@ -45,7 +45,7 @@ const fn api(
 pub const APIS: &[Api] = &[
     Api { served_from: 3, ..api(0, "Produce", (0, 13, 9), shape::BY_HAND, calls::produce) },
     api(1, "Fetch", (4, 18, 12), shape::BY_HAND, calls::fetch),
-    api(2, "ListOffsets", (0, 11, 6), shape::LIST_OFFSETS, calls::list_offsets),
+    api(2, "ListOffsets", (0, 11, 6), shape::BY_HAND, calls::list_offsets),
     api(3, "Metadata", (0, 13, 9), shape::METADATA, calls::metadata),
     api(18, "ApiVersions", (0, 4, 3), shape::BY_HAND, calls::api_versions),
     api(22, "InitProducerId", (0, 5, 2), shape::INIT_PRODUCER_ID, calls::init_producer_id),

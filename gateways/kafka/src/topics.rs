@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll, Waker};
 
 use martlet_core::limits::KAFKA_TOPICS_REMEMBERED_MAX;
 use martlet_core::{ErrorCode, PartitionId, Refusal, ShardId, TopicId, TopicName};
@@ -47,11 +48,16 @@ pub(crate) struct Topic {
     pub(crate) name: TopicName,
     pub(crate) partitions: Vec<(PartitionId, ShardId)>,
     pub(crate) settings: Vec<(String, String)>,
+    /// Records get the broker's time.
+    pub(crate) has_broker_time: bool,
 }
 
 impl Topic {
     pub(crate) fn new(view: TopicView) -> Topic {
-        Topic { id: view.id, name: view.name, partitions: view.partitions, settings: view.settings }
+        let has_broker_time =
+            view.settings.iter().any(|(key, value)| key == "timestamps" && value == "broker");
+        let TopicView { id, name, partitions, settings } = view;
+        Topic { id, name, partitions, settings, has_broker_time }
     }
 
     pub(crate) fn partition(&self, index: i32) -> Option<(PartitionId, ShardId)> {
@@ -82,17 +88,37 @@ pub(crate) struct TopicCache {
     topics: RefCell<BTreeMap<TopicKey, Rc<Topic>>>,
 }
 
+fn describe(key: &TopicKey) -> Result<Call, Refusal> {
+    Ok(match key {
+        TopicKey::Name(name) => Call::TopicDescribe { name: full_name(name)? },
+        TopicKey::Id(id) => Call::TopicFind { id: *id },
+    })
+}
+
 impl Context {
     /// The topic, from memory if nothing has changed since.
     pub(crate) async fn topic(&self, key: &TopicKey) -> Result<Rc<Topic>, Refusal> {
         if let Some(found) = self.known_topic(key) {
             return Ok(found);
         }
-        let view = match key {
-            TopicKey::Name(name) => self.ask(Call::TopicDescribe { name: full_name(name)? }).await?,
-            TopicKey::Id(id) => self.ask(Call::TopicFind { id: *id }).await?,
+        let reply = self.ask(describe(key)?).await?;
+        self.remember(key, reply)
+    }
+
+    /// The topic if it can be told without waiting; `None` = ask again later.
+    pub(crate) fn topic_now(&self, key: &TopicKey) -> Option<Result<Rc<Topic>, Refusal>> {
+        let mut asking = match describe(key) {
+            Ok(call) => self.call(call),
+            Err(refusal) => return Some(Err(refusal)),
         };
-        let Reply::Topic(view) = view else {
+        match asking.as_mut().poll(&mut TaskContext::from_waker(Waker::noop())) {
+            Poll::Ready(reply) => Some(reply.and_then(|reply| self.remember(key, reply))),
+            Poll::Pending => None,
+        }
+    }
+
+    fn remember(&self, key: &TopicKey, reply: Reply) -> Result<Rc<Topic>, Refusal> {
+        let Reply::Topic(view) = reply else {
             return Err(Refusal::new(ErrorCode::Internal, "a topic was asked for"));
         };
         if short_name(&view.name).is_none() {

@@ -5,13 +5,11 @@ mod list_offsets;
 mod metadata;
 mod produce;
 mod producer;
-mod session;
 mod versions;
 
-pub(crate) use fetch::fetch;
+pub(crate) use fetch::{Sessions, fetch};
 pub(crate) use list_offsets::list_offsets;
 pub(crate) use metadata::metadata;
 pub(crate) use produce::produce;
 pub(crate) use producer::init_producer_id;
-pub(crate) use session::Sessions;
 pub(crate) use versions::{api_versions, unsupported as unsupported_versions};
