@@ -145,6 +145,7 @@ pub struct Append {
     pub timestamp_max: i64,
     pub producer: ProducerId,
     pub producer_epoch: u16,
+    /// In the format `KAFKA_V2` it counts in 31 bits and begins again at 0.
     pub base_sequence: i64,
     pub key_hash: u32,
     pub body: Bytes,

@@ -77,7 +77,6 @@ fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
         let _timeout = reader.i32()?;
     }
     reader.tags()?;
-    reader.end()?;
     Ok(Asked { topics })
 }
 

@@ -96,7 +96,6 @@ fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
         topics.push((key, batches));
     }
     reader.tags()?;
-    reader.end()?;
     Ok(Asked { acks, is_transactional, topics })
 }
 

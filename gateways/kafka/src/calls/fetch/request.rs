@@ -75,6 +75,5 @@ pub(super) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed>
         let _rack = reader.text()?;
     }
     reader.tags()?;
-    reader.end()?;
     Ok(Asked { wait_ms, bytes_min, bytes_max, session, session_epoch, partitions, forgotten })
 }
