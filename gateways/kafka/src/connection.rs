@@ -82,6 +82,7 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>, config: Arc<Kafk
         listener,
         config,
         host,
+        peer: format!("/{}", peer.ip()),
         topics: Default::default(),
         sessions: Default::default(),
     };

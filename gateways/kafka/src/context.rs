@@ -45,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) config: Arc<KafkaConfig>,
     /// The host to name when the listener is bound to every address and none is configured.
     pub(crate) host: String,
+    /// The client's address, as Kafka shows it.
+    pub(crate) peer: String,
     pub(crate) topics: TopicCache,
     pub(crate) sessions: RefCell<crate::calls::Sessions>,
 }

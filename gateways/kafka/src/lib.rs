@@ -26,6 +26,7 @@ use martlet_net::{Connection, Gateway, GatewayFuture};
 use martlet_shard::api::BrokerHandle;
 
 pub use config::{Addressing, KafkaConfig};
+pub use groups::{GroupConfig, GroupServices};
 
 /// The gateway of protocol `kafka`. Holds configuration only: one value serves every shard.
 #[derive(Clone, Debug)]

@@ -91,14 +91,73 @@ pub(crate) const METADATA: &[Field] = &[array(0, &[uuid(10), text(0)]), i8(4), i
 
 pub(crate) const INIT_PRODUCER_ID: &[Field] = &[text(0), i32(0), i64(3), i16(3), i8(6), i8(6)];
 
+pub(crate) const OFFSET_COMMIT: &[Field] = &[
+    text(0),
+    i32(1),
+    text(1),
+    text(7),
+    i64(2).upto(4),
+    array(0, &[text(0), array(0, &[i32(0), i64(0), i32(6), text(0)])]),
+];
+
+pub(crate) const OFFSET_FETCH: &[Field] = &[
+    text(0).upto(7),
+    array(0, &[text(0), numbers(0, 4)]).upto(7),
+    array(8, &[text(8), text(9), i32(9), array(8, &[text(8), numbers(8, 4)])]),
+    i8(7),
+];
+
+pub(crate) const FIND_COORDINATOR: &[Field] = &[text(0).upto(3), i8(1), texts(4)];
+
+pub(crate) const JOIN_GROUP: &[Field] = &[
+    text(0),
+    i32(0),
+    i32(1),
+    text(0),
+    text(5),
+    text(0),
+    array(0, &[text(0), bytes(0)]),
+    text(8),
+];
+
+pub(crate) const HEARTBEAT: &[Field] = &[text(0), i32(0), text(0), text(3)];
+
+pub(crate) const LEAVE_GROUP: &[Field] =
+    &[text(0), text(0).upto(2), array(3, &[text(3), text(3), text(5)])];
+
+pub(crate) const SYNC_GROUP: &[Field] =
+    &[text(0), i32(0), text(0), text(3), text(5), text(5), array(0, &[text(0), bytes(0)])];
+
+pub(crate) const DESCRIBE_GROUPS: &[Field] = &[texts(0), i8(3)];
+
+pub(crate) const LIST_GROUPS: &[Field] = &[texts(4), texts(5)];
+
+pub(crate) const DELETE_GROUPS: &[Field] = &[texts(0)];
+
+pub(crate) const OFFSET_DELETE: &[Field] = &[text(0), array(0, &[text(0), array(0, &[i32(0)])])];
+
+pub(crate) const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
+    text(0),
+    text(0),
+    i32(0),
+    text(0),
+    text(0),
+    i32(0),
+    texts(0),
+    text(1),
+    text(0),
+    array(0, &[uuid(0), numbers(0, 4)]),
+];
+
+pub(crate) const CONSUMER_GROUP_DESCRIBE: &[Field] = &[texts(0), i8(0)];
+
 /// Walks a request of `version` to its end.
 ///
 /// # Errors
 /// Bytes that do not have the shape, or more elements than a request may have.
 pub(crate) fn check(shape: &[Field], version: i16, mut reader: Reader) -> Result<(), Malformed> {
     let mut elements = 0;
-    walk(shape, version, &mut reader, &mut elements)?;
-    reader.end()
+    walk(shape, version, &mut reader, &mut elements)
 }
 
 fn walk(shape: &[Field], version: i16, reader: &mut Reader, elements: &mut usize) -> Result<(), Malformed> {

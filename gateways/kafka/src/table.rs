@@ -47,8 +47,33 @@ pub const APIS: &[Api] = &[
     api(1, "Fetch", (4, 18, 12), shape::BY_HAND, calls::fetch),
     api(2, "ListOffsets", (0, 11, 6), shape::BY_HAND, calls::list_offsets),
     api(3, "Metadata", (0, 13, 9), shape::METADATA, calls::metadata),
+    api(8, "OffsetCommit", (2, 9, 8), shape::OFFSET_COMMIT, calls::offset_commit),
+    api(9, "OffsetFetch", (1, 9, 6), shape::OFFSET_FETCH, calls::offset_fetch),
+    api(10, "FindCoordinator", (0, 6, 3), shape::FIND_COORDINATOR, calls::find_coordinator),
+    api(11, "JoinGroup", (0, 9, 6), shape::JOIN_GROUP, calls::join_group),
+    api(12, "Heartbeat", (0, 4, 4), shape::HEARTBEAT, calls::heartbeat),
+    api(13, "LeaveGroup", (0, 5, 4), shape::LEAVE_GROUP, calls::leave_group),
+    api(14, "SyncGroup", (0, 5, 4), shape::SYNC_GROUP, calls::sync_group),
+    api(15, "DescribeGroups", (0, 6, 5), shape::DESCRIBE_GROUPS, calls::describe_groups),
+    api(16, "ListGroups", (0, 5, 3), shape::LIST_GROUPS, calls::list_groups),
     api(18, "ApiVersions", (0, 4, 3), shape::BY_HAND, calls::api_versions),
     api(22, "InitProducerId", (0, 5, 2), shape::INIT_PRODUCER_ID, calls::init_producer_id),
+    api(42, "DeleteGroups", (0, 2, 2), shape::DELETE_GROUPS, calls::delete_groups),
+    api(47, "OffsetDelete", (0, 0, NEVER), shape::OFFSET_DELETE, calls::offset_delete),
+    api(
+        68,
+        "ConsumerGroupHeartbeat",
+        (0, 1, 0),
+        shape::CONSUMER_GROUP_HEARTBEAT,
+        calls::consumer_group_heartbeat,
+    ),
+    api(
+        69,
+        "ConsumerGroupDescribe",
+        (0, 1, 0),
+        shape::CONSUMER_GROUP_DESCRIBE,
+        calls::consumer_group_describe,
+    ),
 ];
 
 /// The request of this key.

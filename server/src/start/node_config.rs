@@ -1,12 +1,13 @@
 //! From settings to what the node is started with. Owns the mapping of names; must never invent a value that
 //! is not a setting or derived from one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use martlet_core::NodeId;
 use martlet_core::config::Settings;
 use martlet_core::limits::SHARDS_MAX;
-use martlet_gateway_kafka::{Addressing, KafkaConfig};
+use martlet_gateway_kafka::{Addressing, GroupConfig, GroupServices, KafkaConfig};
 use martlet_net::{ConnectionLimits, ListenerConfig};
 use martlet_node::NodeConfig;
 use martlet_wal::config::StoreConfig;
@@ -35,6 +36,7 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
     config.listeners = vec![listener(settings, "native")?];
     if settings.flag("kafka.enabled") {
         config.listeners.push(listener(settings, "kafka")?);
+        config.services = vec![Arc::new(GroupServices::new(GroupConfig::default()))];
     }
     config.drain = settings.duration("node.drain_wait").unwrap_or(Duration::from_secs(20));
     config.geometry.file_bytes = settings.bytes("wal.file_bytes");

@@ -1,6 +1,7 @@
 //! The requests, by subject. Each takes a request and gives the future of its answer.
 
 mod fetch;
+mod groups;
 mod list_offsets;
 mod metadata;
 mod produce;
@@ -8,6 +9,7 @@ mod producer;
 mod versions;
 
 pub(crate) use fetch::{Sessions, fetch};
+pub(crate) use groups::*;
 pub(crate) use list_offsets::list_offsets;
 pub(crate) use metadata::metadata;
 pub(crate) use produce::produce;

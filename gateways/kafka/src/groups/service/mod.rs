@@ -228,7 +228,7 @@ impl Groups {
             return Err(Failure::UnknownMemberId);
         }
         let config = self.config.clone();
-        let entry = self.entry(host, name)?;
+        let entry = self.entry(name)?;
         if let Kind::Consumer(group) = &entry.kind {
             if group.has_members() {
                 return Err(Failure::InconsistentGroupProtocol);
@@ -249,7 +249,7 @@ impl Groups {
     }
 
     /// The group of this name, made if there is none.
-    fn entry(&mut self, host: &ServiceHost<'_>, name: &str) -> Result<&mut Entry, Failure> {
+    fn entry(&mut self, name: &str) -> Result<&mut Entry, Failure> {
         if !self.groups.contains_key(name) && self.groups.len() >= SHARD_GROUPS_MAX {
             return Err(Failure::GroupMaxSizeReached);
         }
@@ -264,12 +264,17 @@ impl Groups {
 
     fn consumer_heartbeat(
         &mut self,
-        host: &ServiceHost<'_>,
+        host: &mut ServiceHost<'_>,
         name: &str,
         (token, client, beat): (CallToken, super::ask::Client, super::ask::ConsumerHeartbeat),
         effects: &mut Effects,
     ) {
         self.learn_topics(host);
+        let mut beat = beat;
+        if beat.member.is_empty() {
+            // The first version let the broker choose.
+            beat.member = uuid::Uuid::from_u128(host.unique()).to_string();
+        }
         let may_make = beat.epoch == 0;
         let outcome = match self.consumer(host, name, may_make) {
             Ok((group, catalog, config)) => {
@@ -294,7 +299,7 @@ impl Groups {
             return Err((Failure::GroupIdNotFound, format!("there is no group {name}: join it")));
         }
         let full = |failure| (failure, "this shard has too many groups: delete some".to_owned());
-        let entry = self.entry(host, name).map_err(full)?;
+        let entry = self.entry(name).map_err(full)?;
         if let Kind::Classic(group) = &entry.kind {
             if group.has_members() || !may_make {
                 let text = format!("{name} is a classic group with members: end them before it can change");

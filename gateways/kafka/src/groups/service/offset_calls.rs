@@ -77,7 +77,7 @@ impl Groups {
             if claim.generation >= 0 || !claim.member.is_empty() {
                 return Some(Failure::IllegalGeneration);
             }
-            return self.entry(host, name).err();
+            return self.entry(name).err();
         }
         match self.groups.get_mut(name).map(|entry| &mut entry.kind) {
             Some(Kind::Classic(group)) => group.check_commit(claim, host.now()),
