@@ -30,6 +30,11 @@ pub enum Call {
     Read(Read),
     /// Answered with [`Reply::Readable`].
     Await(Await),
+    /// Answered with [`Reply::Readable`] at once, as for a reader at the end of each: at most
+    /// [`martlet_core::limits::AWAIT_PARTITIONS_MAX`] partitions of one shard.
+    Facts {
+        partitions: Vec<PartitionId>,
+    },
     /// Removes the records below `before`, or all that are committed for `None`. Answered with
     /// [`Reply::Offset`], where the log begins then, when that is durable.
     Trim {
@@ -106,6 +111,7 @@ impl Call {
             Call::Append(append) => Some(append.partition),
             Call::Read(read) => Some(read.partition),
             Call::Await(wait) => wait.parts.first().map(|(partition, _)| *partition),
+            Call::Facts { partitions } => partitions.first().copied(),
             Call::Trim { partition, .. }
             | Call::OffsetFor { partition, .. }
             | Call::PartitionStatus { partition }

@@ -230,6 +230,7 @@ impl Engine {
             Call::Append(append) => self.append(log, token, context, append, now),
             Call::Read(read) => self.read(token, context, read, now),
             Call::Await(wait) => self.await_records(token, context, wait, now),
+            Call::Facts { partitions } => self.facts(context, &partitions, now),
             Call::Trim { partition, before } => {
                 self.trim_records(log, token, context, (partition, before), now)
             }

@@ -8,6 +8,7 @@
 mod answer;
 mod calls;
 mod config;
+mod configs;
 mod connection;
 mod context;
 mod errors;

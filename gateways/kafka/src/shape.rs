@@ -109,21 +109,12 @@ pub(crate) const OFFSET_FETCH: &[Field] = &[
 
 pub(crate) const FIND_COORDINATOR: &[Field] = &[text(0).upto(3), i8(1), texts(4)];
 
-pub(crate) const JOIN_GROUP: &[Field] = &[
-    text(0),
-    i32(0),
-    i32(1),
-    text(0),
-    text(5),
-    text(0),
-    array(0, &[text(0), bytes(0)]),
-    text(8),
-];
+pub(crate) const JOIN_GROUP: &[Field] =
+    &[text(0), i32(0), i32(1), text(0), text(5), text(0), array(0, &[text(0), bytes(0)]), text(8)];
 
 pub(crate) const HEARTBEAT: &[Field] = &[text(0), i32(0), text(0), text(3)];
 
-pub(crate) const LEAVE_GROUP: &[Field] =
-    &[text(0), text(0).upto(2), array(3, &[text(3), text(3), text(5)])];
+pub(crate) const LEAVE_GROUP: &[Field] = &[text(0), text(0).upto(2), array(3, &[text(3), text(3), text(5)])];
 
 pub(crate) const SYNC_GROUP: &[Field] =
     &[text(0), i32(0), text(0), text(3), text(5), text(5), array(0, &[text(0), bytes(0)])];
@@ -150,6 +141,41 @@ pub(crate) const CONSUMER_GROUP_HEARTBEAT: &[Field] = &[
 ];
 
 pub(crate) const CONSUMER_GROUP_DESCRIBE: &[Field] = &[texts(0), i8(0)];
+
+pub(crate) const OFFSET_FOR_LEADER_EPOCH: &[Field] =
+    &[i32(3), array(0, &[text(0), array(0, &[i32(0), i32(2), i32(0)])])];
+
+pub(crate) const DELETE_RECORDS: &[Field] = &[array(0, &[text(0), array(0, &[i32(0), i64(0)])]), i32(0)];
+
+pub(crate) const CREATE_TOPICS: &[Field] = &[
+    array(0, &[text(0), i32(0), i16(0), array(0, &[i32(0), numbers(0, 4)]), array(0, &[text(0), text(0)])]),
+    i32(0),
+    i8(1),
+];
+
+pub(crate) const DELETE_TOPICS: &[Field] = &[array(6, &[text(6), uuid(6)]), texts(0).upto(5), i32(0)];
+
+pub(crate) const CREATE_PARTITIONS: &[Field] =
+    &[array(0, &[text(0), i32(0), array(0, &[numbers(0, 4)])]), i32(0), i8(0)];
+
+pub(crate) const DESCRIBE_CONFIGS: &[Field] = &[array(0, &[i8(0), text(0), texts(0)]), i8(1), i8(3)];
+
+pub(crate) const ALTER_CONFIGS: &[Field] =
+    &[array(0, &[i8(0), text(0), array(0, &[text(0), text(0)])]), i8(0)];
+
+pub(crate) const INCREMENTAL_ALTER_CONFIGS: &[Field] =
+    &[array(0, &[i8(0), text(0), array(0, &[text(0), i8(0), text(0)])]), i8(0)];
+
+pub(crate) const DESCRIBE_CLUSTER: &[Field] = &[i8(0), i8(1), i8(2)];
+
+pub(crate) const DESCRIBE_TOPIC_PARTITIONS: &[Field] =
+    &[array(0, &[text(0)]), i32(0), nullable(0, &[text(0), i32(0)])];
+
+pub(crate) const DESCRIBE_LOG_DIRS: &[Field] = &[array(0, &[text(0), numbers(0, 4)])];
+
+pub(crate) const DESCRIBE_CLIENT_QUOTAS: &[Field] = &[array(0, &[text(0), i8(0), text(0)]), i8(0)];
+
+pub(crate) const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[i32(0), array(0, &[text(0), numbers(0, 4)])];
 
 /// Walks a request of `version` to its end.
 ///

@@ -1,13 +1,13 @@
 //! Topics as Kafka's clients name them, and what a connection remembers of them. Owns the one mapping from a
 //! Kafka name to a full name. The memory holds for one version of the metadata only.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
-use martlet_core::limits::KAFKA_TOPICS_REMEMBERED_MAX;
-use martlet_core::{ErrorCode, PartitionId, Refusal, ShardId, TopicId, TopicName};
+use martlet_core::limits::{AWAIT_PARTITIONS_MAX, KAFKA_TOPICS_REMEMBERED_MAX};
+use martlet_core::{Epoch, ErrorCode, PartitionId, Refusal, ShardId, TopicId, TopicName};
 use martlet_shard::api::{Call, Reply, TopicView};
 
 use crate::context::Context;
@@ -50,6 +50,8 @@ pub(crate) struct Topic {
     pub(crate) settings: Vec<(String, String)>,
     /// Records get the broker's time.
     pub(crate) has_broker_time: bool,
+    /// Epochs of the leaders, by partition, once they were asked for. They hold while the process lives.
+    pub(crate) epochs: OnceCell<Vec<Epoch>>,
 }
 
 impl Topic {
@@ -57,11 +59,18 @@ impl Topic {
         let has_broker_time =
             view.settings.iter().any(|(key, value)| key == "timestamps" && value == "broker");
         let TopicView { id, name, partitions, settings } = view;
-        Topic { id, name, partitions, settings, has_broker_time }
+        Topic { id, name, partitions, settings, has_broker_time, epochs: OnceCell::new() }
     }
 
     pub(crate) fn partition(&self, index: i32) -> Option<(PartitionId, ShardId)> {
         self.partitions.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// The epoch of a partition's leader; -1 if it is not known.
+    pub(crate) fn epoch(&self, index: i32) -> i32 {
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        let epoch = self.epochs.get().and_then(|epochs| epochs.get(at));
+        epoch.map_or(-1, |epoch| i32::try_from(*epoch).unwrap_or(i32::MAX))
     }
 
     /// Kafka's name.
@@ -103,6 +112,32 @@ impl Context {
         }
         let reply = self.ask(describe(key)?).await?;
         self.remember(key, reply)
+    }
+
+    /// Asks for the epochs of the leaders of all partitions of `topics` that are not known yet, one call for
+    /// each shard.
+    pub(crate) async fn learn_epochs<'a>(&self, topics: impl Iterator<Item = &'a Rc<Topic>>) {
+        let topics: Vec<&Rc<Topic>> = topics.filter(|topic| topic.epochs.get().is_none()).collect();
+        let mut shards: BTreeMap<ShardId, Vec<PartitionId>> = BTreeMap::new();
+        for (partition, shard) in topics.iter().flat_map(|topic| &topic.partitions) {
+            shards.entry(*shard).or_default().push(*partition);
+        }
+        let mut epochs: BTreeMap<PartitionId, Epoch> = BTreeMap::new();
+        for partitions in shards.into_values() {
+            for partitions in partitions.chunks(AWAIT_PARTITIONS_MAX) {
+                let call = Call::Facts { partitions: partitions.to_vec() };
+                let Ok(Reply::Readable(facts)) = self.ask(call).await else { continue };
+                let known = partitions.iter().zip(facts);
+                epochs.extend(known.filter_map(|(partition, fact)| Some((*partition, fact.ok()?.epoch))));
+            }
+        }
+        for topic in topics {
+            let of = |(partition, _): &(PartitionId, ShardId)| epochs.get(partition).copied();
+            if let Some(all) = topic.partitions.iter().map(of).collect::<Option<Vec<Epoch>>>() {
+                // Nothing else fills it meanwhile: the requests of a connection are answered in turn.
+                let _ = topic.epochs.set(all);
+            }
+        }
     }
 
     /// The topic if it can be told without waiting; `None` = ask again later.

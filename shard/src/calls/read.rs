@@ -112,6 +112,20 @@ impl Engine {
         })
     }
 
+    pub(crate) fn facts(&mut self, context: &CallContext, ids: &[PartitionId], now: Now) -> Outcome {
+        if ids.len() > AWAIT_PARTITIONS_MAX {
+            let text = format!("ask about at most {AWAIT_PARTITIONS_MAX} partitions");
+            return Err(Refusal::new(ErrorCode::InvalidArgument, text));
+        }
+        let mut facts = Vec::with_capacity(ids.len());
+        for id in ids {
+            let passed = self.pass_partition(context, Operation::Describe, *id, Cost::default(), now);
+            let end = self.partitions.get(id).map_or(0, |partition| partition.committed);
+            facts.push(passed.and_then(|()| self.readable(*id, end)));
+        }
+        Ok(Some(Reply::Readable(facts)))
+    }
+
     pub(crate) fn await_records(
         &mut self,
         token: CallToken,

@@ -143,6 +143,8 @@ fn a_wait_ends_with_what_cannot_be_read() {
     assert_eq!(readable(&mut bench, refused), Some(expected));
     let beyond = wait(&mut bench, vec![(kept, 1)]);
     assert_eq!(readable(&mut bench, beyond), Some(vec![Err(ErrorCode::OffsetOutOfRange)]));
+    let facts = bench.submit(Call::Facts { partitions: vec![gone, kept] });
+    assert_eq!(readable(&mut bench, facts), Some(vec![Err(ErrorCode::UnknownPartition), Ok(0)]));
     let twice = wait(&mut bench, vec![(kept, 0), (kept, 0)]);
     assert_eq!(bench.take(twice).unwrap().unwrap_err().code, ErrorCode::InvalidArgument);
     let cancelled = wait(&mut bench, vec![(kept, 0)]);

@@ -91,6 +91,7 @@ async fn answer(context: &Context, asked: Asked, request: &Request) -> Body {
         body.text(&name);
         body.length(Some(partitions.len()));
         let topic = context.topic(&TopicKey::Name(name)).await;
+        context.learn_epochs(topic.iter()).await;
         for asked in partitions {
             let partition = match &topic {
                 Ok(topic) => topic.partition(asked.index).ok_or(ResponseError::UnknownTopicOrPartition),
@@ -114,7 +115,7 @@ async fn answer(context: &Context, asked: Asked, request: &Request) -> Body {
             body.i64(found.timestamp);
             body.i64(found.offset);
             if version >= 4 {
-                body.i32(-1);
+                body.i32(topic.as_ref().map_or(-1, |topic| topic.epoch(asked.index)));
             }
             body.tags();
         }

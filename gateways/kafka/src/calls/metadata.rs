@@ -21,11 +21,11 @@ use crate::errors;
 use crate::topics::{Topic, TopicKey, full_name, prefix, short_name};
 
 /// Everything that may be done to a topic, as bits of Kafka's operations.
-const TOPIC_OPERATIONS: i32 = 0x0df8;
+pub(super) const TOPIC_OPERATIONS: i32 = 0x0df8;
 /// Everything that may be done to a cluster.
-const CLUSTER_OPERATIONS: i32 = 0x1fa0;
+pub(super) const CLUSTER_OPERATIONS: i32 = 0x1fa0;
 /// Not said.
-const NO_OPERATIONS: i32 = i32::MIN;
+pub(super) const NO_OPERATIONS: i32 = i32::MIN;
 /// Clients of older versions cannot ask for no creation.
 const CREATION_IS_ASKED_FROM: i16 = 4;
 
@@ -52,27 +52,28 @@ async fn answer(
         None => true,
         Some(topics) => topics.is_empty() && version == 0,
     };
-    let mut topics = Vec::new();
+    let mut found = Vec::new();
     if is_all {
         for name in all_names(context).await? {
             // One that was deleted meanwhile is left out.
-            if let Ok(topic) = context.topic(&TopicKey::Name(name)).await {
-                topics.push(view(context, &topic, operations));
-            }
+            found.extend(context.topic(&TopicKey::Name(name)).await.ok().map(Ok));
         }
     }
     for asked_topic in asked.topics.iter().flatten() {
         let may_create = version < CREATION_IS_ASKED_FROM || asked.allow_auto_topic_creation;
-        topics.push(match find(context, asked_topic, may_create).await {
-            Ok(topic) => view(context, &topic, operations),
-            Err(error) => MetadataResponseTopic::default()
-                .with_error_code(errors::code(error))
-                // Before version 12 a name must be there.
-                .with_name(asked_topic.name.clone().or_else(|| (version < 12).then(TopicName::default)))
-                .with_topic_id(asked_topic.topic_id)
-                .with_topic_authorized_operations(NO_OPERATIONS),
-        });
+        found.push(find(context, asked_topic, may_create).await.map_err(|error| (asked_topic, error)));
     }
+    context.learn_epochs(found.iter().flatten()).await;
+    let told = |found: Result<Rc<Topic>, (&MetadataRequestTopic, ResponseError)>| match found {
+        Ok(topic) => view(context, &topic, operations),
+        Err((asked_topic, error)) => MetadataResponseTopic::default()
+            .with_error_code(errors::code(error))
+            // Before version 12 a name must be there.
+            .with_name(asked_topic.name.clone().or_else(|| (version < 12).then(TopicName::default)))
+            .with_topic_id(asked_topic.topic_id)
+            .with_topic_authorized_operations(NO_OPERATIONS),
+    };
+    let topics = found.into_iter().map(told).collect();
     let rack = StrBytes::from(context.config.rack.clone());
     let broker = |broker: crate::context::BrokerView| {
         MetadataResponseBroker::default()
@@ -151,7 +152,7 @@ fn view(context: &Context, topic: &Topic, operations: i32) -> MetadataResponseTo
         MetadataResponsePartition::default()
             .with_partition_index(index)
             .with_leader_id(leader.into())
-            .with_leader_epoch(-1)
+            .with_leader_epoch(topic.epoch(index))
             .with_replica_nodes(vec![leader.into()])
             .with_isr_nodes(vec![leader.into()])
     };
