@@ -223,6 +223,13 @@ impl Consumer {
         }
     }
 
+    /// Why some partition cannot be read at the moment, if so: a broker was lost, or is not reached. It is
+    /// tried again without end; this is for telling somebody.
+    #[must_use]
+    pub fn outage(&self) -> Option<ClientError> {
+        self.shared.lock().core.outage().cloned()
+    }
+
     /// Moves the cursor of every partition behind the last delivery that [`Consumer::next`] returned, and
     /// waits until the broker has acknowledged that.
     ///

@@ -34,6 +34,10 @@ pub enum ClientError {
     /// A range was damaged on the broker's disk; the consumer goes on at `next_offset`.
     #[error("partition {partition}: offsets {from} to {next_offset} are damaged on disk, skipped: {detail}")]
     CorruptRange { partition: u32, from: u64, next_offset: u64, detail: String },
+    /// The position is not in the log (any more): retention took it, or it lies behind the end. The consumer
+    /// leaves the partition alone until a seek; `next_offset` is the place in the log that is nearest.
+    #[error("partition {partition} cannot be read at {from}, the nearest place is {next_offset}: {detail}")]
+    OutOfRange { partition: u32, from: u64, next_offset: u64, detail: String },
     /// A batch that this client cannot read; the consumer goes on behind it.
     #[error("partition {partition}: the batch at {offset} cannot be read and was skipped: {detail}")]
     Unreadable { partition: u32, offset: u64, detail: String },
@@ -63,6 +67,8 @@ impl ClientError {
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             ClientError::Refused { code, .. } => Some(*code),
+            ClientError::OutOfRange { .. } => Some(ErrorCode::OffsetOutOfRange),
+            ClientError::CorruptRange { .. } => Some(ErrorCode::CorruptRange),
             _ => None,
         }
     }

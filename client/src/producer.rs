@@ -45,6 +45,8 @@ struct Lifecycle {
     failed: Option<ClientError>,
     /// Records that were stored, or sent where no answer was asked for.
     acknowledged: u64,
+    /// Why some of what is under way cannot be sent at the moment.
+    outage: Option<ClientError>,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -105,7 +107,7 @@ impl Producer {
         });
         let core = ProducerCore::new(topic, config)?;
         let (sender, mut state) = watch::channel(State::Starting);
-        let machine = ProducerMachine { core, shared: Arc::clone(&shared), state: sender };
+        let machine = ProducerMachine { core, shared: Arc::clone(&shared), state: sender, is_out: false };
         tokio::spawn(drive(machine, Arc::clone(&shared.wake), clock));
         let handle = Arc::new(Handle { shared, state: state.clone() });
         let started = tokio::time::timeout(timeout, state.wait_for(|state| *state != State::Starting)).await;
@@ -210,6 +212,13 @@ impl Producer {
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         lock(&self.handle.shared.lifecycle).acknowledged
+    }
+
+    /// Why some record under way cannot be sent at the moment, if so: a broker was lost, or is not reached.
+    /// It is tried again until the delivery timeout; this is for telling somebody.
+    #[must_use]
+    pub fn outage(&self) -> Option<ClientError> {
+        lock(&self.handle.shared.lifecycle).outage.clone()
     }
 
     /// Waits until half of the buffer is free.
@@ -352,9 +361,20 @@ struct ProducerMachine {
     core: ProducerCore<Mark>,
     shared: Arc<Shared>,
     state: watch::Sender<State>,
+    /// An outage is noted in the lifecycle.
+    is_out: bool,
 }
 
 impl ProducerMachine {
+    /// Notes an outage where the application can see it; free while there is none.
+    fn note_outage(&mut self) {
+        let outage = self.core.outage();
+        if outage.is_some() || self.is_out {
+            self.is_out = outage.is_some();
+            lock(&self.shared.lifecycle).outage = outage.cloned();
+        }
+    }
+
     fn exchange(&mut self, now: Now) {
         let released = self.core.has_released();
         let mut accumulator = lock(&self.shared.accumulator);
@@ -405,6 +425,7 @@ impl Machine for ProducerMachine {
         if self.core.has_released() {
             self.exchange(now);
         }
+        self.note_outage();
         if *self.state.borrow() == State::Starting {
             // For the caller of `connect`, whose patience may end first.
             lock(&self.shared.lifecycle).failed = self.core.last_problem().cloned();

@@ -334,9 +334,35 @@ async fn damage_is_reported_and_skipped_and_a_lost_position_follows_the_policy()
         Consumer::connect("t", ConsumerConfig { start: start.clone(), ..until_end(&broker) }).await.unwrap();
     let error = consumer.next().await.unwrap_err();
     assert_eq!(error.code(), Some(ErrorCode::OffsetOutOfRange));
+    let place = |error| match error {
+        ClientError::OutOfRange { partition, from, next_offset, .. } => Some((partition, from, next_offset)),
+        _ => None,
+    };
+    assert_eq!(place(error), Some((0, 2, 8)));
     assert!(consumer.next().await.unwrap().is_none(), "a stopped partition does not hold up the end");
     let config = ConsumerConfig { start, out_of_range: OutOfRange::Earliest, ..until_end(&broker) };
     assert_eq!(read_all(config, "t").await[&0][0].0, 8);
+}
+
+#[tokio::test]
+async fn an_outage_is_seen_while_it_lasts() {
+    let broker = broker(1, "t", 1).await;
+    let producer = Producer::connect("t", producing(&broker)).await.unwrap();
+    let config = ConsumerConfig { connect: connect(&broker), ..ConsumerConfig::new("") };
+    let mut consumer = Consumer::connect("t", config).await.unwrap();
+    producer.send(Record::value(b"1")).await.unwrap().await.unwrap();
+    assert!(consumer.next().await.unwrap().is_some());
+    assert_eq!((producer.outage(), consumer.outage()), (None, None));
+    broker.refuse_connections(true);
+    broker.cut_connections();
+    producer.send_nowait(Record::value(b"2")).await.unwrap();
+    while producer.outage().is_none() || consumer.outage().is_none() {
+        tokio::task::yield_now().await;
+    }
+    broker.refuse_connections(false);
+    producer.flush().await.unwrap();
+    assert!(consumer.next().await.unwrap().is_some());
+    assert_eq!((producer.outage(), consumer.outage()), (None, None));
 }
 
 #[tokio::test]

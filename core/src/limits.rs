@@ -97,12 +97,25 @@ pub const CONNECTION_REQUESTS_MAX: usize = 1_000;
 pub const SHARD_CONNECTIONS_MAX: usize = 20_000;
 /// Connections of one shard that are being told that there are too many; the rest is closed without a word.
 pub const CONNECTIONS_REFUSING_MAX: usize = 64;
+/// Time somebody waits for memory before those who hold it must keep a pace.
+pub const PACE_AFTER_MS: u64 = 1_000;
+/// Bytes a second of that pace at first; it doubles with every second of the wait up to the other.
+pub const PACE_BYTES_MIN: u64 = 128 * 1024;
+pub const PACE_BYTES_MAX: u64 = 1024 * 1024;
 /// Batches of messages from other shards that wait in a shard's mailbox; over it their senders wait.
 pub const SHARD_MAILBOX_BATCHES_MAX: usize = 1_024;
 /// Calls of one shard to others that have not been answered; one more is refused.
 pub const SHARD_REMOTE_CALLS_MAX: usize = 50_000;
+/// Partitions of one shard whose frames were larger than their readers asked for, and are remembered so.
+pub const LARGE_FRAMES_REMEMBERED_MAX: usize = 1_024;
 /// Questions of the control thread that wait for one shard.
 pub const SHARD_CONTROLS_MAX: usize = 64;
+/// Questions for the facts of all shards that one shard has under way; one more is told its own shard's only.
+pub const STATUS_GATHERS_MAX: usize = 64;
+/// Lost ranges a shard remembers by their offsets; further ones are only counted.
+pub const LOST_RANGES_MAX: usize = 1_024;
+/// Lost ranges a shard names when it is asked for its facts.
+pub const LOST_RANGES_TOLD_MAX: usize = 64;
 
 /// Turns of tasks between two enters of an executor's driver.
 pub const EXECUTOR_TICK_TURNS_MAX: usize = 128;

@@ -252,6 +252,7 @@ fn checkpoint() -> Vec<u8> {
         partitions: vec![partition],
         retired_segments: vec![retired],
         retired_partitions: vec![PartitionId(3)],
+        lost_records: false,
     };
     checkpoint.encode(4096).to_vec()
 }

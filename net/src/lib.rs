@@ -11,6 +11,7 @@ pub mod flow;
 pub mod gateway;
 pub mod listener;
 pub mod memory;
+mod pace;
 pub mod reader;
 pub mod writer;
 

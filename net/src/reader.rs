@@ -1,9 +1,10 @@
 //! Cutting length-prefixed frames out of a socket. Owns the receive buffer of one connection: small frames
-//! are cut from a chunk that grows with the traffic, a large one is received into a buffer of exactly its
-//! size, so its bytes are not moved again. Must never hold more than was reserved, nor believe a length
-//! before comparing it.
+//! are cut from a chunk that grows with the traffic, a large one is received into a buffer of exactly the
+//! size that was granted: its whole size as a rule, so that its bytes are not moved again. Must never hold
+//! more than was reserved, nor believe a length before comparing it.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use bytes::{Bytes, BytesMut};
 use martlet_runtime::{RecvHalf, Runtime};
 
 use crate::config::ConnectionLimits;
-use crate::memory::{BufferReservation, MemoryBudget, Reservation};
+use crate::flow::{First, first};
+use crate::memory::{BufferReservation, MemoryBudget, Purpose, Reservation, SMALL_BYTES_MAX};
+use crate::pace::{Pace, TooSlow};
 
 /// Bytes of the length field in front of a frame.
 pub const LENGTH_BYTES: usize = 4;
@@ -40,8 +43,19 @@ pub enum ReadError {
     TooLarge { announced: u32, bytes_max: u32 },
     #[error("the frame did not arrive in time: it was cut off or sent too slowly")]
     Stalled,
+    #[error("others wait for memory, and less than {pace} bytes a second arrived: send smaller batches")]
+    TooSlow { pace: u64 },
     #[error("the connection failed: {0}")]
     Io(io::Error),
+}
+
+impl From<TooSlow> for ReadError {
+    fn from(slow: TooSlow) -> ReadError {
+        match slow {
+            TooSlow::Stalled => ReadError::Stalled,
+            TooSlow::Pressed { pace } => ReadError::TooSlow { pace },
+        }
+    }
 }
 
 /// The receiving half of a connection, cut into frames.
@@ -53,6 +67,8 @@ pub struct FrameReader {
     memory: MemoryBudget,
     buffer: BytesMut,
     chunk: usize,
+    /// The frame on its way does not fit a chunk.
+    is_exact: bool,
     /// What a chunk above the smallest size costs.
     chunk_reservation: Option<BufferReservation>,
     received_bytes: u64,
@@ -74,6 +90,7 @@ impl FrameReader {
             memory,
             buffer: BytesMut::new(),
             chunk: CHUNK_BYTES_MIN,
+            is_exact: false,
             chunk_reservation: None,
             received_bytes: 0,
             is_big_endian: false,
@@ -104,18 +121,30 @@ impl FrameReader {
         Ok(self.buffer.split_to(count).freeze())
     }
 
-    /// Waits for the next frame, however long the peer says nothing; a frame that has begun must go on. Waits
-    /// for memory before it receives what it has no buffer for. A frame has at most `bytes_max` bytes, nor
-    /// more than the connection's limit.
+    /// Waits for the first bytes of the next frame, however long the peer says nothing.
+    ///
+    /// # Errors
+    /// As [`ReadError`].
+    pub async fn begun(&mut self) -> Result<(), ReadError> {
+        if self.buffer.is_empty() {
+            self.receive(LENGTH_BYTES).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the next frame, however long the peer says nothing; a frame that has begun must go on. A
+    /// frame has at most `bytes_max` bytes, nor more than the connection's limit.
+    ///
+    /// What fits the receive buffer is received first and then waits for memory; anything else waits for
+    /// memory first, and a large frame for more of it as it grows.
     ///
     /// # Errors
     /// As [`ReadError`]. After [`ReadError::TooLarge`] the stream cannot be cut any more.
     pub async fn next_frame(&mut self, bytes_max: u32) -> Result<ReceivedFrame, ReadError> {
-        if self.buffer.is_empty() {
-            self.receive(LENGTH_BYTES).await?;
-        }
+        self.begun().await?;
         if self.buffer.len() < LENGTH_BYTES {
-            self.receive_all(LENGTH_BYTES, self.limits.frame_stall).await?;
+            let mut pace = Pace::new(&self.memory, None, self.limits.frame_stall, &self.runtime);
+            self.receive_up_to(LENGTH_BYTES, &mut pace).await?;
         }
         let mut length = [0; LENGTH_BYTES];
         length.copy_from_slice(&self.buffer[..LENGTH_BYTES]);
@@ -126,13 +155,46 @@ impl FrameReader {
             return Err(ReadError::TooLarge { announced, bytes_max });
         }
         let total = LENGTH_BYTES + announced as usize;
-        let reservation = self.memory.reserve(total).await;
-        if self.buffer.len() < total {
-            let allowance = Duration::from_millis(u64::from(announced) * 1000 / FRAME_BYTES_PER_SECOND_MIN);
-            self.receive_all(total, self.limits.frame_stall + allowance).await?;
-        }
+        let reservation = if total <= self.buffer.len().max(self.chunk) {
+            if self.buffer.len() < total {
+                let mut pace = Pace::new(&self.memory, None, self.allowance(total), &self.runtime);
+                self.receive_up_to(total, &mut pace).await?;
+            }
+            self.memory.whole(total, self.runtime.instant()).await
+        } else {
+            self.receive_reserved(total).await?
+        };
         let bytes = self.buffer.split_to(total).freeze().slice(LENGTH_BYTES..);
         Ok(ReceivedFrame { bytes, reservation })
+    }
+
+    /// Receives a frame that does not fit the receive buffer. Time that is spent waiting for memory is not
+    /// the peer's.
+    async fn receive_reserved(&mut self, total: usize) -> Result<Reservation, ReadError> {
+        let purpose = if total <= SMALL_BYTES_MAX { Purpose::Small } else { Purpose::Large };
+        let mut reservation = match purpose {
+            Purpose::Small => self.memory.small(total, self.runtime.instant()).await,
+            _ => self.memory.none(),
+        };
+        self.is_exact = true;
+        let mut pace = Pace::new(&self.memory, Some(purpose), self.allowance(total), &self.runtime);
+        loop {
+            if reservation.bytes() < total {
+                self.memory.grow(&mut reservation, total, self.runtime.instant()).await;
+                pace.go_on(self.runtime.instant());
+            }
+            let target = reservation.bytes().min(total);
+            self.receive_up_to(target, &mut pace).await?;
+            if target == total {
+                self.is_exact = false;
+                return Ok(reservation);
+            }
+        }
+    }
+
+    /// Time that a frame of `total` bytes may take.
+    fn allowance(&self, total: usize) -> Duration {
+        self.limits.frame_stall + Duration::from_millis(total as u64 * 1000 / FRAME_BYTES_PER_SECOND_MIN)
     }
 
     /// Receives and forgets until the peer closes, at most for `wait`. A socket that is closed with bytes
@@ -141,6 +203,8 @@ impl FrameReader {
         let runtime = self.runtime.clone();
         let all = async {
             self.chunk = CHUNK_BYTES_MIN;
+            self.is_exact = false;
+            self.buffer = BytesMut::new();
             loop {
                 self.buffer.clear();
                 if self.receive(LENGTH_BYTES).await.is_err() {
@@ -152,19 +216,28 @@ impl FrameReader {
         let _ = runtime.timeout(wait, all).await;
     }
 
-    async fn receive_all(&mut self, total: usize, wait: Duration) -> Result<(), ReadError> {
+    /// Receives until the buffer holds `target` bytes, at the pace that is asked for.
+    async fn receive_up_to(&mut self, target: usize, pace: &mut Pace) -> Result<(), ReadError> {
         let runtime = self.runtime.clone();
-        let all = async {
-            while self.buffer.len() < total {
-                self.receive(total).await?;
-            }
-            Ok(())
-        };
-        runtime.timeout(wait, all).await.unwrap_or(Err(ReadError::Stalled))
+        let mut tick = pin!(runtime.sleep_until(pace.tick()));
+        while self.buffer.len() < target {
+            let mut receiving = pin!(self.receive(target));
+            let count = loop {
+                match first(receiving.as_mut(), tick.as_mut()).await {
+                    First::Left(received) => break received?,
+                    First::Right(()) => {
+                        pace.check(runtime.instant())?;
+                        tick.set(runtime.sleep_until(pace.tick()));
+                    }
+                }
+            };
+            pace.moved(count);
+        }
+        Ok(())
     }
 
     /// Receives some bytes, towards `total` in the buffer.
-    async fn receive(&mut self, total: usize) -> Result<(), ReadError> {
+    async fn receive(&mut self, total: usize) -> Result<usize, ReadError> {
         self.make_room(total);
         let buffer = std::mem::take(&mut self.buffer);
         let room = buffer.capacity() - buffer.len();
@@ -176,7 +249,7 @@ impl FrameReader {
             Ok(count) => {
                 self.received_bytes += count as u64;
                 self.adapt(count, room);
-                Ok(())
+                Ok(count)
             }
             Err(error) => Err(ReadError::Io(error)),
         }
@@ -184,8 +257,9 @@ impl FrameReader {
 
     fn make_room(&mut self, total: usize) {
         let missing = total.saturating_sub(self.buffer.len());
-        if total > self.chunk {
+        if self.is_exact {
             if self.buffer.capacity() < total {
+                // Granted step by step it is moved at most once per doubling.
                 let mut exact = BytesMut::with_capacity(total);
                 exact.extend_from_slice(&self.buffer);
                 self.buffer = exact;

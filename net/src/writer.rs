@@ -1,11 +1,19 @@
 //! Sending what a connection is owed. Owns the gathering of answers into few system calls and the stall
 //! clock; a peer that takes nothing loses its connection, nobody else waits for it.
 
+use std::cell::Cell;
 use std::io;
+use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use martlet_core::Instant;
 use martlet_runtime::{Runtime, SendHalf};
+
+use crate::flow::{First, first};
+use crate::memory::{MemoryBudget, Purpose};
+use crate::pace::{SendPace, TooSlow};
 
 /// Bytes of one send: the peer must take as many within the stall time.
 const SEND_BYTES_MAX: usize = 256 * 1024;
@@ -17,8 +25,20 @@ const SEND_PARTS_MAX: usize = 512;
 pub enum WriteError {
     #[error("the peer took nothing for {waited:?}")]
     Stalled { waited: Duration },
+    #[error("others wait for memory, and the peer took less than {pace} bytes a second")]
+    TooSlow { pace: u64 },
     #[error("the connection failed: {0}")]
     Io(io::Error),
+}
+
+impl Held {
+    /// Bytes a second that the peer must take now, if anybody waits for what is held for it.
+    fn pace(&self, now: Instant) -> Option<u64> {
+        if self.requests.get() > 0 {
+            return self.memory.pace_of_any(now);
+        }
+        self.memory.pace(Purpose::Answer, now)
+    }
 }
 
 /// Answers put together for sending: small parts are copied side by side, shared ones only referred to.
@@ -84,12 +104,38 @@ pub struct FrameWriter {
     send: SendHalf,
     stall: Duration,
     sent_bytes: u64,
+    memory: Option<Held>,
+}
+
+fn too_slow(slow: TooSlow, waited: Duration, held: Option<&Held>) -> WriteError {
+    match slow {
+        TooSlow::Stalled => WriteError::Stalled { waited },
+        TooSlow::Pressed { pace } => {
+            held.iter().for_each(|held| held.memory.count_cut_off());
+            WriteError::TooSlow { pace }
+        }
+    }
+}
+
+/// What the connection of a writer may hold while its peer takes nothing.
+#[derive(Debug)]
+struct Held {
+    memory: MemoryBudget,
+    /// Bytes of its requests that are not answered.
+    requests: Rc<Cell<usize>>,
 }
 
 impl FrameWriter {
     #[must_use]
     pub fn new(runtime: &Runtime, send: SendHalf, stall: Duration) -> FrameWriter {
-        FrameWriter { runtime: runtime.clone(), send, stall, sent_bytes: 0 }
+        FrameWriter { runtime: runtime.clone(), send, stall, sent_bytes: 0, memory: None }
+    }
+
+    /// The peer must keep a pace while others wait for what this connection holds: its answers, and the
+    /// `requests` bytes of requests that are not answered.
+    #[must_use]
+    pub fn paced(self, memory: MemoryBudget, requests: Rc<Cell<usize>>) -> FrameWriter {
+        FrameWriter { memory: Some(Held { memory, requests }), ..self }
     }
 
     /// Bytes sent since the connection began.
@@ -127,9 +173,23 @@ impl FrameWriter {
     }
 
     async fn send_group(&mut self, group: Vec<Bytes>) -> Result<(), WriteError> {
-        match self.runtime.timeout(self.stall, self.send.send_all(group)).await {
-            Ok(sent) => sent.map_err(WriteError::Io),
-            Err(_) => Err(WriteError::Stalled { waited: self.stall }),
+        let runtime = self.runtime.clone();
+        let bytes = group.iter().map(Bytes::len).sum();
+        let mut pace = SendPace::new(bytes, self.stall, runtime.instant());
+        let mut sending = pin!(self.send.send_all(group));
+        let mut tick = pin!(runtime.sleep_until(pace.tick()));
+        loop {
+            match first(sending.as_mut(), tick.as_mut()).await {
+                First::Left(sent) => return sent.map_err(WriteError::Io),
+                First::Right(()) => {
+                    let now = runtime.instant();
+                    let asked = self.memory.as_ref().and_then(|held| held.pace(now));
+                    if let Err(slow) = pace.check(asked, now) {
+                        return Err(too_slow(slow, self.stall, self.memory.as_ref()));
+                    }
+                }
+            }
+            tick.set(runtime.sleep_until(pace.tick()));
         }
     }
 

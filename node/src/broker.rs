@@ -8,9 +8,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use martlet_core::{ErrorCode, Refusal, ShardId};
-use martlet_shard::api::{Broker, Call, CallContext, CallToken, Reply, Replying};
+use martlet_net::Reservation;
+use martlet_shard::api::{Broker, Call, CallContext, CallToken, FactsLater, Reply, Replying};
 
-use crate::calls::{Origin, Progress};
+use crate::calls::{AnswerSize, Origin, Progress};
 use crate::handle::BoundListener;
 use crate::shard::Shard;
 
@@ -31,7 +32,7 @@ impl Broker for ShardBroker {
             return Box::pin(local(wait));
         }
         match core.call_shard(owner, context, call) {
-            Some(id) => Box::pin(ShardCall { shard: self.shard.clone(), id, is_over: false }),
+            Some(id) => Box::pin(remote(ShardCall { shard: self.shard.clone(), id, is_over: false })),
             None => {
                 let text =
                     format!("too many calls to shard {owner} are under way: slow down, or ask it directly");
@@ -69,26 +70,60 @@ impl Broker for ShardBroker {
     }
 
     fn status(&self) -> Vec<(String, String)> {
-        self.shard.facts()
+        let mut facts = self.shard.node_facts();
+        let number = self.shard.id;
+        let own = self.shard.shard_facts().into_iter();
+        facts.extend(own.map(|(key, value)| (format!("shard.{number}.{key}"), value)));
+        facts
+    }
+
+    fn status_of_all(&self) -> FactsLater {
+        Box::pin(crate::gather::gather(self.shard.clone()))
     }
 }
 
 /// Waits for the answer of this shard's engine. Frames are fetched once the caller has come for them, and
 /// when the shard has memory for it.
 async fn local(mut call: LocalCall) -> Result<Reply, Refusal> {
-    if let Some(outcome) = (&mut call).await {
-        return outcome;
-    }
-    drop(call.shard.memory.reserve(0).await);
-    call.fetch();
+    let room = match (&mut call).await {
+        Step::Over(outcome) => return outcome,
+        Step::Wants(size) => reserve(&call.shard, size).await,
+    };
+    call.fetch(room.bytes());
     loop {
-        if let Some(outcome) = (&mut call).await {
+        // The reservation is held until the answer is handed over; whoever takes it accounts for it then.
+        if let Step::Over(outcome) = (&mut call).await {
             return outcome;
         }
     }
 }
 
-/// A call to this shard's engine. Ready with the outcome, or with none when frames are to be fetched.
+/// Waits for the answer of another shard's engine. Frames come over only when this shard has memory for them.
+async fn remote(mut call: ShardCall) -> Result<Reply, Refusal> {
+    let room = match (&mut call).await {
+        Step::Over(outcome) => return outcome,
+        Step::Wants(size) => reserve(&call.shard, size).await,
+    };
+    call.shard.core.borrow_mut().fetch_remote(call.id, room.bytes());
+    loop {
+        if let Step::Over(outcome) = (&mut call).await {
+            return outcome;
+        }
+    }
+}
+
+async fn reserve(shard: &Shard, size: AnswerSize) -> Reservation {
+    shard.memory.answer(size.least, size.most, shard.runtime.instant()).await
+}
+
+/// How far a call has come.
+enum Step {
+    /// Frames are to be fetched, once there is room for so many bytes.
+    Wants(AnswerSize),
+    Over(Result<Reply, Refusal>),
+}
+
+/// A call to this shard's engine.
 struct LocalCall {
     shard: Rc<Shard>,
     token: CallToken,
@@ -96,36 +131,32 @@ struct LocalCall {
 }
 
 impl LocalCall {
-    fn fetch(&self) {
-        let now = self.shard.runtime.now();
+    fn fetch(&self, bytes_max: usize) {
         let mut core = self.shard.core.borrow_mut();
-        core.fetch(self.token, now);
+        core.fetch(self.token, bytes_max);
         self.shard.touched(&core);
     }
 }
 
 impl Future for LocalCall {
-    type Output = Option<Result<Reply, Refusal>>;
+    type Output = Step;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let shard = self.shard.clone();
         let mut core = shard.core.borrow_mut();
         let Some(slot) = core.calls.get_mut(self.token) else {
-            return Poll::Ready(Some(Err(Refusal::new(
-                ErrorCode::Internal,
-                "the call was forgotten: retry",
-            ))));
+            return Poll::Ready(Step::Over(Err(forgotten())));
         };
         match slot.progress {
             Progress::Waiting | Progress::Reading(..) => {
                 slot.origin = Origin::Local(Some(context.waker().clone()));
                 Poll::Pending
             }
-            Progress::Wanted(_) => Poll::Ready(None),
+            Progress::Wanted(wanted) => Poll::Ready(Step::Wants(core.answer_size(&wanted))),
             Progress::Done(_) => {
                 self.is_over = true;
                 match core.calls.remove(self.token).map(|slot| slot.progress) {
-                    Some(Progress::Done(outcome)) => Poll::Ready(Some(outcome)),
+                    Some(Progress::Done(outcome)) => Poll::Ready(Step::Over(outcome)),
                     _ => Poll::Pending,
                 }
             }
@@ -141,6 +172,10 @@ impl Drop for LocalCall {
     }
 }
 
+fn forgotten() -> Refusal {
+    Refusal::new(ErrorCode::Internal, "the call was forgotten: retry")
+}
+
 /// A call to another shard.
 struct ShardCall {
     shard: Rc<Shard>,
@@ -149,21 +184,22 @@ struct ShardCall {
 }
 
 impl Future for ShardCall {
-    type Output = Result<Reply, Refusal>;
+    type Output = Step;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let shard = self.shard.clone();
         let mut core = shard.core.borrow_mut();
         let Some(call) = core.remote.get_mut(self.id) else {
-            return Poll::Ready(Err(Refusal::new(ErrorCode::Internal, "the call was forgotten: retry")));
+            return Poll::Ready(Step::Over(Err(forgotten())));
         };
-        match call.outcome.take() {
-            Some(outcome) => {
+        match (call.outcome.take(), call.wants.take()) {
+            (Some(outcome), _) => {
                 self.is_over = true;
                 core.remote.remove(self.id);
-                Poll::Ready(outcome)
+                Poll::Ready(Step::Over(outcome))
             }
-            None => {
+            (None, Some(size)) => Poll::Ready(Step::Wants(size)),
+            (None, None) => {
                 call.waker = Some(context.waker().clone());
                 Poll::Pending
             }

@@ -26,12 +26,20 @@ pub(crate) enum Wanted {
     Time { partition: PartitionId, time: i64, upto: Offset },
 }
 
+/// Bytes of frames that a call may be answered with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AnswerSize {
+    /// A single frame may be as large, whatever was asked for.
+    pub(crate) least: usize,
+    pub(crate) most: usize,
+}
+
 /// How far a call is.
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// The engine has it.
     Waiting,
-    /// The engine has decided what to fetch; a local caller starts that when it has room for the answer.
+    /// The engine has decided what to fetch; the caller starts that when it has room for the answer.
     Wanted(Wanted),
     /// Storage reads.
     Reading(ReadId, Wanted),

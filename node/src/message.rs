@@ -6,6 +6,7 @@ use bytes::Bytes;
 use martlet_core::{Refusal, ShardId};
 use martlet_shard::api::{Call, CallContext, Reply};
 
+use crate::calls::AnswerSize;
 use crate::handle::BoundListener;
 use crate::stats::ShardStats;
 use crate::storage::Placement;
@@ -23,6 +24,16 @@ pub(crate) enum Item {
     Cancel {
         id: u64,
     },
+    /// Frames are to be fetched for a call of the receiver, once it has room for them.
+    Wants {
+        id: u64,
+        size: AnswerSize,
+    },
+    /// The caller has room for so many bytes.
+    Fetch {
+        id: u64,
+        bytes_max: usize,
+    },
     /// The answer to a call of the receiver.
     Reply {
         id: u64,
@@ -32,6 +43,15 @@ pub(crate) enum Item {
     Metadata {
         index: u64,
         command: Bytes,
+    },
+    /// Tell me your facts; `id` is the sender's.
+    AskFacts {
+        id: u64,
+    },
+    /// The facts the receiver asked for.
+    Facts {
+        id: u64,
+        facts: Vec<(String, String)>,
     },
     Start(StartStep),
     Stop(StopStep),

@@ -18,6 +18,7 @@ use crate::config::{Gateways, NodeConfig};
 use crate::error::NodeError;
 use crate::handle::{NodeHandle, Phase};
 use crate::link::Link;
+use crate::lost::FoundBy;
 use crate::message::{Batch, Control, Item, StartStep};
 use crate::service::{gateway_of, serve};
 use crate::shard::{Shard, ShardParts};
@@ -157,7 +158,10 @@ impl Start {
             sender.map(|sender| Link::new(shard, other, sender))
         };
         let links: Vec<Option<Rc<Link>>> = others.into_iter().enumerate().map(link).collect();
-        let core = ShardCore::new(engine, store, links.clone());
+        let mut core = ShardCore::new(engine, store, links.clone());
+        let is_own = |partition| core.engine.owner(partition) == shard;
+        core.lost.recovered(placement.lost(), 0, FoundBy::Move, is_own);
+        core.lost.recovered(&report.holes, report.damage.len() as u64, FoundBy::Recovery, is_own);
         let parts = ShardParts {
             runtime: runtime.clone(),
             id: shard,

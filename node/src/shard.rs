@@ -22,6 +22,7 @@ use martlet_wal::pump::Pump;
 
 use crate::calls::Origin;
 use crate::config::NodeConfig;
+use crate::gather::Gathers;
 use crate::handle::{BoundListener, NodeHandle};
 use crate::message::{Batch, Item, StartStep, StopStep};
 use crate::shard_core::ShardCore;
@@ -44,6 +45,7 @@ pub(crate) struct Shard {
     pub(crate) listeners: RefCell<Vec<BoundListener>>,
     /// Steps of starting and stopping that have come from other shards.
     pub(crate) steps: Steps,
+    pub(crate) gathers: Gathers,
     pump: Rc<Pump>,
     _data_lock: Option<DataLock>,
     /// The store may have requests.
@@ -70,12 +72,16 @@ impl Shard {
     pub(crate) fn new(parts: ShardParts, core: ShardCore) -> Rc<Shard> {
         let ShardParts { runtime, id, config, handle, pump, data_lock } = parts;
         Rc::new(Shard {
-            memory: MemoryBudget::new(config.connections.shard_memory_bytes),
+            memory: MemoryBudget::for_frames(
+                config.connections.shard_memory_bytes,
+                config.connections.frame_bytes_max as usize,
+            ),
             core: RefCell::new(core),
             drain: Drain::new(),
             connections: Rc::default(),
             listeners: RefCell::default(),
             steps: Steps::default(),
+            gathers: Gathers::default(),
             dirty: Cell::new(true),
             work: Event::new(),
             armed: Cell::new(None),
@@ -234,6 +240,7 @@ impl Shard {
     fn take(&self, batch: Batch) {
         let now = self.runtime.now();
         let mut core = self.core.borrow_mut();
+        let mut asked = Vec::new();
         for item in batch.items {
             match item {
                 Item::Call { id, context, call } => {
@@ -244,8 +251,16 @@ impl Shard {
                         core.cancel(token);
                     }
                 }
+                Item::Wants { id, size } => core.remote_wants(id, size),
+                Item::Fetch { id, bytes_max } => {
+                    if let Some(token) = core.calls.of_shard(batch.from, id) {
+                        core.fetch(token, bytes_max);
+                    }
+                }
                 Item::Reply { id, outcome } => core.replied(id, outcome),
                 Item::Metadata { index, command } => core.apply_metadata(index, &command, now),
+                Item::AskFacts { id } => asked.push(id),
+                Item::Facts { id, facts } => self.gathers.told(id, batch.from, facts),
                 Item::Start(step) => {
                     self.steps.start.borrow_mut().push((batch.from, step));
                     self.steps.arrived.signal();
@@ -257,6 +272,11 @@ impl Shard {
             }
         }
         self.touched(&core);
+        drop(core);
+        for id in asked {
+            let facts = self.shard_facts();
+            self.core.borrow().say(batch.from, Item::Facts { id, facts });
+        }
     }
 
     /// Requests at the disk.

@@ -5,22 +5,24 @@
 //! append that the log cannot take yet is kept back, with everything behind it, and its connection is not
 //! read meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 
-use martlet_core::limits::SHARD_REMOTE_CALLS_MAX;
+use martlet_core::limits::{LARGE_FRAMES_REMEMBERED_MAX, SHARD_REMOTE_CALLS_MAX};
 use martlet_core::{ErrorCode, FRAME_HEADER_BYTES};
-use martlet_core::{Instant, Lsn, Now, Refusal, ShardId};
+use martlet_core::{Instant, Lsn, Now, PartitionId, Refusal, ShardId};
+use martlet_net::memory::SMALL_BYTES_MAX;
 use martlet_shard::Engine;
 use martlet_shard::api::{Answer, Call, CallContext, CallToken, Frames, Reply, StoredFrame};
 use martlet_wal::io::{IoId, IoOutcome, IoRequest};
 use martlet_wal::read::{ReadEnd, ReadStart};
 use martlet_wal::{StorageState, Store};
 
-use crate::calls::{Calls, Origin, Progress, Wanted};
+use crate::calls::{AnswerSize, Calls, Origin, Progress, Wanted};
 use crate::link::Link;
 use crate::log::EngineLog;
+use crate::lost::{FoundBy, Lost};
 use crate::message::Item;
 use crate::slab::Slab;
 
@@ -39,6 +41,8 @@ pub(crate) struct CallCounts {
 pub(crate) struct RemoteCall {
     pub(crate) waker: Option<Waker>,
     pub(crate) outcome: Option<Result<Reply, Refusal>>,
+    /// The other shard waits for room for the answer.
+    pub(crate) wants: Option<AnswerSize>,
     shard: ShardId,
 }
 
@@ -50,6 +54,9 @@ pub(crate) struct ShardCore {
     pub(crate) calls: Calls,
     pub(crate) remote: Slab<RemoteCall>,
     pub(crate) counts: CallCounts,
+    pub(crate) lost: Lost,
+    /// Bytes of the largest frame of a partition that was larger than its reader had asked for.
+    large_frames: HashMap<PartitionId, usize>,
     /// By shard; none for this one.
     links: Vec<Option<Rc<Link>>>,
     /// Appends that the log cannot take yet, and the writes that came after them, in order.
@@ -69,6 +76,8 @@ impl ShardCore {
             calls: Calls::new(),
             remote: Slab::new(),
             counts: CallCounts::default(),
+            lost: Lost::default(),
+            large_frames: HashMap::new(),
             links,
             kept_back: VecDeque::new(),
             fence_told: false,
@@ -79,7 +88,7 @@ impl ShardCore {
     /// Opens what recovery left to open. Returns what an operator should know.
     pub(crate) fn finish_recovery(&mut self, now: Now) -> Vec<String> {
         let recovered = self.engine.finish_recovery(&mut EngineLog(&mut self.store), now);
-        self.carry_out(now);
+        self.carry_out();
         recovered.problems
     }
 
@@ -108,7 +117,7 @@ impl ShardCore {
             self.kept_back.push_back((token, context.clone(), call));
         } else {
             self.engine.submit(&mut EngineLog(&mut self.store), token, context, call, now);
-            self.carry_out(now);
+            self.carry_out();
         }
         token
     }
@@ -148,7 +157,7 @@ impl ShardCore {
     /// New calls are refused, waiting reads end, what is staged goes on.
     pub(crate) fn shut_down(&mut self, now: Now) {
         self.engine.shut_down();
-        self.carry_out(now);
+        self.carry_out();
     }
 
     /// The caller is gone. What it wrote goes on.
@@ -182,6 +191,23 @@ impl ShardCore {
         }
     }
 
+    /// Another shard is ready to fetch what a call of this one is answered with.
+    pub(crate) fn remote_wants(&mut self, id: u64, size: AnswerSize) {
+        if let Some(call) = self.remote.get_mut(id) {
+            call.wants = Some(size);
+            if let Some(waker) = call.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// There is room for the answer to a call to another shard.
+    pub(crate) fn fetch_remote(&mut self, id: u64, bytes_max: usize) {
+        if let Some(shard) = self.remote.get_mut(id).map(|call| call.shard) {
+            self.say(shard, Item::Fetch { id, bytes_max });
+        }
+    }
+
     /// The answer of another shard.
     pub(crate) fn replied(&mut self, id: u64, outcome: Result<Reply, Refusal>) {
         if let Some(call) = self.remote.get_mut(id) {
@@ -198,7 +224,7 @@ impl ShardCore {
         if let Err(refusal) = applied {
             tracing::error!(index, %refusal, "a metadata command cannot be applied: restart the node");
         }
-        self.carry_out(now);
+        self.carry_out();
     }
 
     /// The other shard has ended: what it owes is not coming.
@@ -278,11 +304,11 @@ impl ShardCore {
             }
         }
         self.submit_kept_back(now);
-        self.carry_out(now);
+        self.carry_out();
     }
 
     /// Carries out what the engine wants: metadata first, then answers.
-    pub(crate) fn carry_out(&mut self, now: Now) {
+    pub(crate) fn carry_out(&mut self) {
         for (index, command) in self.engine.take_metadata() {
             self.say_all(|| Item::Metadata { index, command: command.clone() });
         }
@@ -290,10 +316,10 @@ impl ShardCore {
             match answer {
                 Answer::Reply(token, outcome) => self.answer(token, outcome),
                 Answer::Fetch { token, partition, from, upto, bytes_max, log_start } => {
-                    self.want(token, Wanted::Frames { partition, from, upto, bytes_max, log_start }, now);
+                    self.want(token, Wanted::Frames { partition, from, upto, bytes_max, log_start });
                 }
                 Answer::FindTime { token, partition, time, upto } => {
-                    self.want(token, Wanted::Time { partition, time, upto }, now);
+                    self.want(token, Wanted::Time { partition, time, upto });
                 }
             }
         }
@@ -317,22 +343,53 @@ impl ShardCore {
         }
     }
 
-    /// A local caller fetches when it has room; for another shard there is nothing to wait for.
-    fn want(&mut self, token: CallToken, wanted: Wanted, now: Now) {
+    /// The caller fetches when it has room for the answer.
+    fn want(&mut self, token: CallToken, wanted: Wanted) {
+        let size = self.answer_size(&wanted);
         let Some(slot) = self.calls.get_mut(token) else { return };
         slot.progress = Progress::Wanted(wanted);
+        if size.most == 0 {
+            return self.fetch(token, 0);
+        }
         match &mut slot.origin {
             Origin::Local(waker) => {
                 if let Some(waker) = waker.take() {
                     waker.wake();
                 }
             }
-            Origin::Shard { .. } => self.fetch(token, now),
+            Origin::Shard { shard, id } => {
+                let (shard, id) = (*shard, *id);
+                self.say(shard, Item::Wants { id, size });
+            }
         }
     }
 
-    /// Starts to fetch what a call wants.
-    pub(crate) fn fetch(&mut self, token: CallToken, _now: Now) {
+    /// Room that an answer needs. A frame that was larger than its reader asked for is remembered, as the
+    /// next one may be too.
+    pub(crate) fn answer_size(&self, wanted: &Wanted) -> AnswerSize {
+        let (partition, most) = match wanted {
+            Wanted::Frames { from, upto, .. } if from >= upto => return AnswerSize { least: 0, most: 0 },
+            Wanted::Frames { partition, bytes_max, .. } => (partition, *bytes_max as usize),
+            Wanted::Time { partition, .. } => (partition, SMALL_BYTES_MAX),
+        };
+        let least = self.large_frames.get(partition).copied().unwrap_or(0);
+        AnswerSize { least, most: most.max(1) }
+    }
+
+    fn remember_large(&mut self, partition: PartitionId, bytes: usize, asked: u32) {
+        if bytes <= (asked as usize).max(SMALL_BYTES_MAX) {
+            return;
+        }
+        if self.large_frames.len() >= LARGE_FRAMES_REMEMBERED_MAX {
+            self.large_frames.clear();
+        }
+        let known = self.large_frames.entry(partition).or_default();
+        *known = bytes.max(*known);
+    }
+
+    /// Starts to fetch what a call wants, at most `room` bytes unless a single frame is larger.
+    pub(crate) fn fetch(&mut self, token: CallToken, room: usize) {
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
         let Some(slot) = self.calls.get_mut(token) else { return };
         let Progress::Wanted(wanted) = slot.progress else { return };
         let start = match wanted {
@@ -340,7 +397,7 @@ impl ShardCore {
                 ReadStart::Ended(ReadEnd::Frames(Vec::new()))
             }
             Wanted::Frames { partition, from, upto, bytes_max, .. } => {
-                self.store.read(partition, from, upto, bytes_max)
+                self.store.read(partition, from, upto, bytes_max.min(room))
             }
             Wanted::Time { partition, time, upto } => self.store.find_time(partition, time, upto),
         };
@@ -364,13 +421,18 @@ impl ShardCore {
                     .collect();
                 let bytes: usize = frames.iter().map(|frame| frame.header.len() + frame.body.len()).sum();
                 self.counts.read_bytes += bytes as u64;
+                if let Wanted::Frames { partition, bytes_max, .. } = wanted {
+                    self.remember_large(partition, bytes, bytes_max);
+                }
                 Ok(Reply::Frames(Frames { frames, log_start, committed: upto, next_offset }))
             }
-            ReadEnd::Hole { next_offset } => Err(Refusal::at(
-                ErrorCode::CorruptRange,
-                next_offset,
-                format!("these records were damaged on disk: read on at offset {next_offset}"),
-            )),
+            ReadEnd::Hole { next_offset } => {
+                if let Wanted::Frames { partition, from, .. } = wanted {
+                    self.lost.add(partition, from, next_offset, FoundBy::Reader);
+                }
+                let text = format!("these records were damaged on disk: read on at offset {next_offset}");
+                Err(Refusal::at(ErrorCode::CorruptRange, next_offset, text))
+            }
             ReadEnd::OutOfRange { log_start, next_offset } => {
                 let next = if matches!(wanted, Wanted::Frames { from, .. } if from >= next_offset) {
                     next_offset

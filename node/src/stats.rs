@@ -2,9 +2,13 @@
 //! came through its control mailbox; nothing is shared while it works.
 
 use martlet_core::ShardId;
+use martlet_core::limits::LOST_RANGES_TOLD_MAX;
+use martlet_net::memory::Purpose;
 use martlet_shard::engine::Counters as EngineCounters;
 use martlet_wal::StorageState;
 
+use crate::gather::Fact;
+use crate::lost::LostRange;
 use crate::shard::Shard;
 
 /// One shard at one moment. Counters only grow while the process lives.
@@ -28,6 +32,13 @@ pub struct ShardStats {
     /// Bytes connections hold, and their budget.
     pub memory_used_bytes: u64,
     pub memory_max_bytes: u64,
+    /// The most that connections ever held.
+    pub memory_peak_bytes: u64,
+    /// Frames and answers that wait for memory now.
+    pub frames_waiting: u64,
+    pub answers_waiting: u64,
+    /// Connections that were closed because they held memory others waited for, and did not get on with it.
+    pub connections_cut_off: u64,
     /// Writes that wait for the log to take them now, and all that ever did.
     pub writes_waiting: u64,
     pub writes_waited: u64,
@@ -36,6 +47,12 @@ pub struct ShardStats {
     pub fenced: String,
     /// The disk is full: records are refused.
     pub disk_full: bool,
+    /// Records that were acknowledged and cannot be read any more: the first
+    /// [`LOST_RANGES_TOLD_MAX`](martlet_core::limits::LOST_RANGES_TOLD_MAX) ranges, and how many there are.
+    pub lost: Vec<LostRange>,
+    pub lost_ranges: u64,
+    /// Damaged places that recovery met in the log, those without known offsets included.
+    pub log_damage: u64,
     /// What the log counted.
     pub log: martlet_wal::Counters,
     /// What the executor counted.
@@ -53,8 +70,10 @@ pub struct NodeStats {
 impl Shard {
     /// The numbers of now.
     pub(crate) fn stats(&self) -> ShardStats {
-        let core = self.core.borrow();
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
         let counts = core.counts;
+        let (lost, lost_ranges) = core.lost.told(&core.store, LOST_RANGES_TOLD_MAX);
         ShardStats {
             shard: self.id,
             calls: counts.calls,
@@ -68,19 +87,42 @@ impl Shard {
             connections_refused: self.connections.refused.get(),
             memory_used_bytes: self.memory.used() as u64,
             memory_max_bytes: self.memory.bytes_max() as u64,
+            memory_peak_bytes: self.memory.peak() as u64,
+            frames_waiting: [Purpose::Whole, Purpose::Small, Purpose::Large]
+                .into_iter()
+                .map(|purpose| self.memory.waiting(purpose) as u64)
+                .sum(),
+            answers_waiting: self.memory.waiting(Purpose::Answer) as u64,
+            connections_cut_off: self.memory.cut_off(),
             writes_waiting: core.kept_back() as u64,
             writes_waited: counts.kept_back,
             partitions: core.store.partitions().len() as u64,
             fenced: core.engine.fenced().unwrap_or_default().to_owned(),
             disk_full: core.store.state() == StorageState::Full,
+            lost,
+            lost_ranges,
+            log_damage: core.lost.damage(),
             log: core.store.counters(),
             executor: self.runtime.counters(),
             driver: self.runtime.describe(),
         }
     }
 
-    /// Facts about the node for people, as the shard that was asked sees it.
-    pub(crate) fn facts(&self) -> Vec<(String, String)> {
+    /// Facts about the node for people; `shard` is the one that was asked.
+    pub(crate) fn node_facts(&self) -> Vec<Fact> {
+        let pairs = [
+            ("node", self.config.node.to_string()),
+            ("phase", self.handle.phase().to_string()),
+            ("shards", self.config.shards.to_string()),
+            ("shard", self.id.to_string()),
+            ("driver", self.runtime.describe()),
+        ];
+        let own = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
+        own.chain(self.config.facts.iter().cloned()).collect()
+    }
+
+    /// Facts about this shard for people.
+    pub(crate) fn shard_facts(&self) -> Vec<Fact> {
         let stats = self.stats();
         let storage = match (stats.fenced.is_empty(), stats.disk_full) {
             (false, _) => format!("fenced: {}", stats.fenced),
@@ -88,20 +130,19 @@ impl Shard {
             (true, false) => "open".to_owned(),
         };
         let pairs = [
-            ("node", self.config.node.to_string()),
-            ("phase", self.handle.phase().to_string()),
-            ("shards", self.config.shards.to_string()),
-            ("shard", self.id.to_string()),
-            ("driver", stats.driver),
-            ("shard.storage", storage),
-            ("shard.partitions", stats.partitions.to_string()),
-            ("shard.connections", stats.connections.to_string()),
-            ("shard.memory_used_bytes", stats.memory_used_bytes.to_string()),
-            ("shard.memory_max_bytes", stats.memory_max_bytes.to_string()),
-            ("shard.ring_used_bytes", stats.log.ring_used_bytes.to_string()),
-            ("shard.ring_bytes", stats.log.ring_bytes.to_string()),
+            ("storage", storage),
+            ("partitions", stats.partitions.to_string()),
+            ("connections", stats.connections.to_string()),
+            ("memory_used_bytes", stats.memory_used_bytes.to_string()),
+            ("memory_max_bytes", stats.memory_max_bytes.to_string()),
+            ("ring_used_bytes", stats.log.ring_used_bytes.to_string()),
+            ("ring_bytes", stats.log.ring_bytes.to_string()),
+            ("log_damage", stats.log_damage.to_string()),
+            ("lost_ranges", stats.lost_ranges.to_string()),
         ];
-        let own = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
-        own.chain(self.config.facts.iter().cloned()).collect()
+        let lost = (0..)
+            .zip(&stats.lost)
+            .map(|(number, range): (u64, _)| (format!("lost.{number}"), range.to_string()));
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(lost).collect()
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use martlet_core::{ShardId, WalId};
 use martlet_runtime::{DirectFile, Runtime};
 use martlet_shard::Engine;
+use martlet_wal::index::RecoveredGap;
 use martlet_wal::io::{IoId, IoOutcome, IoRequest};
 use martlet_wal::layout::superblock::Superblock;
 use martlet_wal::pump::{Pump, PumpConfig};
@@ -28,6 +29,8 @@ pub(crate) struct Placement {
     /// By shard.
     logs: Vec<PlacedLog>,
     cluster: u128,
+    /// What a move to another number of shards found missing.
+    lost: Vec<RecoveredGap>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,11 @@ struct PlacedLog {
 }
 
 impl Placement {
+    /// What was found missing before this start opened the logs.
+    pub(crate) fn lost(&self) -> &[RecoveredGap] {
+        &self.lost
+    }
+
     /// Whether this is the first start, or one that did not come far enough to serve. The log of shard 0 is
     /// then made last: as long as it is missing, nothing was ever served from the others.
     pub(crate) fn is_first_start(&self) -> bool {
@@ -82,9 +90,9 @@ async fn find(runtime: &Runtime, pump: &Rc<Pump>, config: &NodeConfig) -> Result
             found.len()
         )));
     }
-    move_partitions(runtime, pump, config, &found).await?;
+    let lost = move_partitions(runtime, pump, config, &found).await?;
     let found = pump.discover().await.map_err(|error| failed("cannot look for logs", error))?;
-    assign(runtime, config, &found)
+    Ok(Placement { lost, ..assign(runtime, config, &found)? })
 }
 
 fn storage(reason: String) -> NodeError {
@@ -115,7 +123,7 @@ fn assign(runtime: &Runtime, config: &NodeConfig, found: &[Superblock]) -> Resul
     };
     let known = found.first().map(|log| log.cluster);
     let logs = (0..config.shards).map(log).collect();
-    Ok(Placement { logs, cluster: known.unwrap_or_else(|| random(runtime)) })
+    Ok(Placement { logs, cluster: known.unwrap_or_else(|| random(runtime)), lost: Vec::new() })
 }
 
 async fn move_partitions(
@@ -123,7 +131,7 @@ async fn move_partitions(
     pump: &Rc<Pump>,
     config: &NodeConfig,
     found: &[Superblock],
-) -> Result<(), NodeError> {
+) -> Result<Vec<RecoveredGap>, NodeError> {
     tracing::info!(
         logs = found.len(),
         shards = config.shards,
@@ -151,7 +159,7 @@ async fn move_partitions(
         tell(ShardId(recovered.shard), recovered);
     }
     tracing::info!(partitions = report.partitions, segments = report.segments, "partitions moved");
-    Ok(())
+    Ok(report.recovered.into_iter().flat_map(|recovered| recovered.holes).collect())
 }
 
 /// Locks, recovers and replays the log of one shard, or makes it.

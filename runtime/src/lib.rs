@@ -10,6 +10,7 @@
 pub mod buffer;
 pub mod driver;
 mod executor;
+pub mod faulty;
 mod file;
 pub mod local;
 pub mod mailbox;

@@ -8,6 +8,7 @@ mod client_commands;
 mod config_command;
 mod doctor;
 mod failure;
+mod file_system;
 mod output;
 mod settings;
 mod start;
@@ -15,14 +16,15 @@ mod storage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use cli::{Arguments, Command};
 use failure::Failure;
 use output::Output;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match cli::read() {
+        Ok(arguments) => arguments,
+        Err(error) => return cannot_read(&error),
+    };
     let output = Output::new(arguments.format);
     match run(arguments, &output) {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,6 +33,19 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// Help, the version, or what is wrong with the command line, in the form that was asked for.
+fn cannot_read(error: &clap::Error) -> ExitCode {
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let wants_json = words.iter().any(|word| word == "--format=json")
+        || words.windows(2).any(|pair| pair[0] == "--format" && pair[1] == "json");
+    if !(error.use_stderr() && wants_json) {
+        error.exit();
+    }
+    let failure = Failure::Usage(cli::in_one_line(&error.to_string()));
+    Output::new(output::Format::Json).failure(&failure);
+    ExitCode::from(failure.exit_code())
 }
 
 fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {

@@ -83,9 +83,19 @@ impl Output {
 
     /// Tells standard error something that is not a failure.
     pub(crate) fn note(self, text: &str) {
-        if !self.is_json() {
-            let _ = writeln!(io::stderr().lock(), "{text}");
-        }
+        self.tell("note", text, text);
+    }
+
+    /// Tells standard error something that is wrong and does not end the command.
+    pub(crate) fn warn(self, text: &str) {
+        self.tell("warning", text, &format!("warning: {text}"));
+    }
+
+    fn tell(self, kind: &str, text: &str, line: &str) {
+        let line =
+            if self.is_json() { serde_json::json!({ kind: text }).to_string() } else { line.to_owned() };
+        // Nothing can be done when standard error is closed.
+        let _ = writeln!(io::stderr().lock(), "{line}");
     }
 }
 

@@ -215,6 +215,34 @@ fn the_table_of_keys_is_that_of_the_program() {
 }
 
 #[test]
+fn the_configuration_to_begin_with_has_every_key() {
+    use martlet_core::config::{Origin, Settings};
+    let text = std::fs::read_to_string(root().join("deploy/martlet.toml")).unwrap();
+    let mut as_it_is = Settings::default();
+    as_it_is.apply_toml("martlet.toml", &text).unwrap();
+    as_it_is.check().unwrap();
+    // With every key that is commented out.
+    let is_key = |line: &str| line.starts_with("# ") && line.contains(" = ") && !line.contains('.');
+    let bare: Vec<&str> =
+        text.lines().map(|line| if is_key(line) { line.trim_start_matches("# ") } else { line }).collect();
+    let mut whole = Settings::default();
+    whole.apply_toml("martlet.toml", &bare.join("\n")).unwrap();
+    let defaults = Settings::default();
+    for (key, value, origin) in whole.iter() {
+        assert!(matches!(origin, Origin::File { .. }), "deploy/martlet.toml lacks `{}`", key.name);
+        let is_set = as_it_is.iter().any(|(own, _, from)| own.name == key.name && *from != Origin::Default);
+        assert!(is_set || value == defaults.value(key.name), "`{}` is shown with another default", key.name);
+        let change = format!("({}).", key.change.name());
+        let line = bare.iter().position(|line| {
+            let name = key.name.rsplit('.').next().unwrap_or(key.name);
+            line.starts_with(&format!("{name} = "))
+        });
+        let above = bare[..line.unwrap()].iter().rev().take_while(|line| line.starts_with("# "));
+        assert!(above.into_iter().any(|line| line.contains(&change)), "`{}` without {change}", key.name);
+    }
+}
+
+#[test]
 fn a_wrong_example_is_found() {
     let document =
         "```sh\ntrue\n```\n\n```text\nhello\n```\ntext\n```text\nnot its own\n```\n```sh\nfalse\n```\n";

@@ -8,19 +8,7 @@ mod support;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use support::{Place, Start, real_text};
-
-fn broker(name: &str) -> (Place, support::Broker) {
-    let place = Place::new(name);
-    let broker = Start::new(&place).shards(2).run();
-    (place, broker)
-}
-
-fn sorted(bytes: &[u8]) -> Vec<&[u8]> {
-    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
-    lines.sort_unstable();
-    lines
-}
+use support::{Place, Start, broker, real_text, sorted};
 
 #[test]
 fn what_goes_in_comes_out() {
@@ -58,7 +46,7 @@ fn bytes_survive_in_every_framing() {
     assert!(code == 1 && error.contains("cut off"), "{code} {error}");
     let cut: &[u8] = b"\0\0\0\x02ab\0\0\0\x09abc";
     let (code, error) = broker.fails(&["produce", "cut", "--length-prefixed"], cut);
-    assert!(code == 1 && error.contains("1 record with 2 bytes acknowledged before it"), "{code} {error}");
+    assert!(code == 1 && error.contains("1 record before it acknowledged"), "{code} {error}");
     assert_eq!(broker.ok(&["consume", "cut", "--until-end"]), b"ab\n");
     assert_eq!(broker.stop(), Some(0));
 }
@@ -143,7 +131,7 @@ fn reading_starts_where_it_is_told() {
     assert_eq!(broker.ok_text(&["consume", "t", "--from", "-1h", "--count", "1"]), "a\n");
     assert_eq!(broker.ok_text(&["consume", "t", "--from", "2030-01-01T00:00:00Z", "--until-end"]), "");
     let (code, error) = broker.fails(&["consume", "t", "--from", "17", "--count", "1"], b"");
-    assert_eq!(code, 4, "{error}");
+    assert!(code == 4 && error.contains("partition 0 of t") && error.contains("ends at 3"), "{code} {error}");
     // A reader that waits gets what comes later.
     let mut waiting = broker
         .command(&["consume", "t", "--from", "3", "--count", "1"])

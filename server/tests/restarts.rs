@@ -6,9 +6,10 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStderr, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Broker, Place, Start, real_text};
 
 /// Rounds of the kill loop; the variable asks for more.
@@ -125,6 +126,65 @@ fn a_hangup_reads_the_configuration_again() {
     assert_eq!(broker.stop(), Some(0));
 }
 
+/// Starts a client command whose standard error is read line by line.
+fn told_by(broker: &Broker, arguments: &[&str]) -> (Child, std::io::Lines<BufReader<ChildStderr>>) {
+    let mut command = broker.command(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let told = BufReader::new(child.stderr.take().unwrap()).lines();
+    (child, told)
+}
+
+#[test]
+fn a_broker_that_is_away_is_told_once_and_so_is_its_return() {
+    let place = Place::new("away");
+    let mut start = Start::new(&place).shards(2);
+    let broker = start.run();
+    start.port = broker.port();
+    broker.ok(&["topic", "create", "t"]);
+    let (mut consumer, mut consumer_told) = told_by(&broker, &["consume", "t", "--count", "2"]);
+    let (mut producer, mut producer_told) = told_by(&broker, &["produce", "t", "--format", "json"]);
+    let mut printed = BufReader::new(consumer.stdout.take().unwrap()).lines();
+    let mut input = producer.stdin.take().unwrap();
+    writeln!(input, "one").unwrap();
+    // Both are at work when this has come.
+    assert_eq!(printed.next().unwrap().unwrap(), "one");
+    broker.kill();
+    writeln!(input, "two").unwrap();
+    let mut next = |what: &str| {
+        for told in [&mut consumer_told, &mut producer_told] {
+            let line = told.next().unwrap().unwrap();
+            assert!(line.contains(what), "{line}");
+        }
+    };
+    next("is away");
+    let broker = start.run();
+    assert_eq!(printed.next().unwrap().unwrap(), "two");
+    drop(input);
+    assert!(producer.wait().unwrap().success() && consumer.wait().unwrap().success());
+    // Told again only where the command went on for long enough.
+    for line in consumer_told.chain(producer_told).map(Result::unwrap) {
+        assert!(line.contains("is back"), "{line}");
+    }
+    assert_eq!(broker.stop(), Some(0));
+}
+
+#[test]
+fn an_interrupted_producer_sends_what_it_has_read_and_says_so() {
+    let place = Place::new("interrupted");
+    let broker = Start::new(&place).run();
+    broker.ok(&["topic", "create", "t"]);
+    let (mut producer, mut told) = told_by(&broker, &["produce", "t"]);
+    let mut input = producer.stdin.take().unwrap();
+    writeln!(input, "one").unwrap();
+    assert_eq!(broker.ok_text(&["consume", "t", "--count", "1"]), "one\n");
+    kill_process(Pid::from_child(&producer), Signal::INT).unwrap();
+    let line = told.next().unwrap().unwrap();
+    assert!(line.contains("interrupted: 1 record before it acknowledged"), "{line}");
+    assert_eq!(producer.wait().unwrap().code(), Some(1));
+    assert_eq!(broker.stop(), Some(0));
+}
+
 /// What readers saw of a partition: values by offset. An offset seen twice must have had the same value.
 #[derive(Default)]
 struct Seen {
@@ -146,64 +206,95 @@ impl Seen {
     }
 }
 
-fn producer(broker: &Broker, file: &std::path::Path) -> Child {
-    let file = file.to_str().unwrap();
-    let arguments = ["produce", "load", "--file", file, "--key-separator", r"\t", "--batch-bytes", "4KiB"];
-    broker.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+/// Producers that are fed while brokers come and go. What is fed is still on its way when a broker ends,
+/// because a round reads back less than was fed in it.
+struct Load {
+    producers: Vec<Child>,
+    text: Vec<String>,
+    sent: Vec<String>,
 }
 
-#[test]
-fn kill_nine_under_load_loses_and_doubles_nothing() {
+/// Records fed to each producer in a round: a reader takes at most 322 of one partition of 8.
+const FED_EACH: usize = 1500;
+
+impl Load {
     const PRODUCERS: usize = 4;
-    let rounds = rounds();
-    let lines_each = 2000 + usize::try_from(rounds).unwrap() * 1500;
-    let place = Place::new("kill");
-    let mut start = Start::new(&place).shards(2);
+
+    fn new(broker: &Broker) -> Load {
+        let arguments = ["produce", "load", "--key-separator", r"\t", "--batch-bytes", "4KiB"];
+        let spawn = |_| {
+            let mut command = broker.command(&arguments);
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let text = real_text(20_000).iter().map(|line| line.replace('\t', " ")).collect();
+        Load { producers: (0..Self::PRODUCERS).map(spawn).collect(), text, sent: Vec::new() }
+    }
+
+    /// Only with a broker running: a producer takes no more than its buffer holds.
+    fn feed(&mut self) {
+        let first = self.sent.len() / Self::PRODUCERS;
+        for (number, producer) in self.producers.iter_mut().enumerate() {
+            assert!(producer.try_wait().unwrap().is_none(), "producer {number} has given up");
+            let mut part = String::new();
+            for n in first..first + FED_EACH {
+                let line = format!("p{number}-{}\t{n:08} {}", n % 16, self.text[n % self.text.len()]);
+                part += &line;
+                part.push('\n');
+                self.sent.push(line);
+            }
+            producer.stdin.as_mut().unwrap().write_all(part.as_bytes()).unwrap();
+        }
+    }
+
+    /// Waits until everything is acknowledged. What was sent.
+    fn finish(mut self) -> Vec<String> {
+        for mut child in self.producers.drain(..) {
+            drop(child.stdin.take());
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", support::told(&output));
+        }
+        self.sent
+    }
+}
+
+/// How a broker of a round ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Kill,
+    Stop,
+}
+
+/// Brokers with these shards, one after the other on the same data, under load: nothing is lost or doubled,
+/// no offset is used twice, the cursor never goes back.
+fn under_load(name: &str, rounds: impl Iterator<Item = (u16, End)>) {
+    let place = Place::new(name);
+    let mut rounds = rounds.enumerate().peekable();
+    let first = rounds.peek().map_or(1, |(_, (shards, _))| *shards);
+    let mut start = Start::new(&place).shards(first);
     let mut broker = start.run();
     start.port = broker.port();
     broker.ok(&["topic", "create", "load", "--partitions", "8"]);
-    let text = real_text(lines_each);
-    let mut sent: Vec<String> = Vec::new();
-    let mut producers = Vec::new();
-    for number in 0..PRODUCERS {
-        let lines: Vec<String> = (0..lines_each)
-            .map(|n| format!("p{number}-{}\t{n:08} {}", n % 16, text[n].replace('\t', " ")))
-            .collect();
-        let file = place.path().join(format!("input-{number}"));
-        std::fs::write(&file, lines.join("\n") + "\n").unwrap();
-        sent.extend(lines);
-        producers.push(producer(&broker, &file));
-    }
-    let mut seen = Seen::default();
-    let mut cursor = 0u64;
-    for round in 0..rounds {
-        // Waits for records, so that every kill falls into load; the cursor must never go back.
+    let mut load = Load::new(&broker);
+    let (mut seen, mut cursor) = (Seen::default(), 0);
+    while let Some((round, (_, end))) = rounds.next() {
+        load.feed();
+        // Waits for records, so that every end falls into load.
         let count = (100 + 37 * (round % 7)).to_string();
-        let arguments = [
-            "consume",
-            "load",
-            "--partition",
-            "0",
-            "--cursor",
-            "reader",
-            "--count",
-            &count,
-            "--format",
-            "json",
-        ];
-        seen.take(&broker.ok_text(&arguments));
-        let listed = broker.ok_text(&["cursor", "list", "load", "--format", "json"]);
-        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
-        let now = listed["reader"][0]["offset"].as_u64().unwrap();
+        let reader = ["consume", "load", "--partition", "0", "--cursor", "reader", "--count", &count];
+        seen.take(&broker.ok_text(&[&reader[..], &["--format", "json"]].concat()));
+        let now = cursor_of(&broker);
         assert!(now > cursor, "round {round}: the cursor went from {cursor} to {now}");
         cursor = now;
-        broker.kill();
+        match end {
+            End::Kill => broker.kill(),
+            End::Stop => assert_eq!(broker.stop(), Some(0)),
+        }
+        start.shards = rounds.peek().map_or(first, |(_, (shards, _))| *shards);
         broker = start.run();
+        let now = cursor_of(&broker);
+        assert!(now == cursor, "round {round}: the cursor stood at {cursor} and stands at {now}");
     }
-    for child in producers {
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", support::told(&output));
-    }
+    let sent = load.finish();
     let mut all = Seen::default();
     let json = broker.ok_text(&["consume", "load", "--until-end", "--format", "json"]);
     assert_eq!(all.take(&json), sent.len() as u64, "records in the log against records acknowledged");
@@ -217,6 +308,25 @@ fn kill_nine_under_load_loses_and_doubles_nothing() {
     assert!(found == wanted, "the log holds other records than were sent");
     in_order(&all);
     assert_eq!(broker.stop(), Some(0));
+}
+
+fn cursor_of(broker: &Broker) -> u64 {
+    let listed = broker.ok_text(&["cursor", "list", "load", "--format", "json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    listed["reader"][0]["offset"].as_u64().unwrap()
+}
+
+#[test]
+fn kill_nine_under_load_loses_and_doubles_nothing() {
+    let rounds = usize::try_from(rounds()).unwrap();
+    under_load("kill", std::iter::repeat_n((2, End::Kill), rounds));
+}
+
+#[test]
+fn another_number_of_shards_under_load_loses_and_doubles_nothing() {
+    let shards = [2, 1, 3, 2, 1, 3].into_iter();
+    let ends = [End::Stop, End::Stop, End::Kill, End::Kill, End::Stop, End::Kill].into_iter();
+    under_load("shards-load", shards.zip(ends));
 }
 
 /// Records of one key keep the order they were sent in.

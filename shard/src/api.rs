@@ -267,6 +267,9 @@ pub struct TopicView {
 /// The reply to a call, later. Dropping it abandons the answer, not the call.
 pub type Replying = Pin<Box<dyn Future<Output = Result<Reply, Refusal>>>>;
 
+/// Facts as key and value, later.
+pub type FactsLater = Pin<Box<dyn Future<Output = Vec<(String, String)>>>>;
+
 /// The handle a gateway holds. `Rc`, not `Arc`: it belongs to the shard its connection lives on.
 pub trait Broker {
     /// Submits `call` *before returning*, to this shard's engine or to the mailbox of the shard that owns it,
@@ -301,8 +304,14 @@ pub trait Broker {
         self.shard()
     }
 
-    /// Facts about the node as key and value, for people.
+    /// Facts about the node and this shard as key and value, for people.
     fn status(&self) -> Vec<(String, String)>;
+
+    /// Facts about the node and all its shards. Ends in bounded time: a shard that does not answer is named.
+    fn status_of_all(&self) -> FactsLater {
+        let facts = self.status();
+        Box::pin(std::future::ready(facts))
+    }
 }
 
 /// A shared broker handle.

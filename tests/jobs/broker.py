@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 MIB = 1 << 20
@@ -18,33 +19,65 @@ PREFACE = b"MARTLET\x01"
 REFUSED, HELLO, FRAMES = 0, 1, 9
 
 
-class Broker:
-    """A broker on a loopback port of the system's choice; it keeps its port over a restart."""
+class NotReady(Exception):
+    """A broker ended before its ready line; the text is the end of its log."""
 
-    def __init__(self, binary, data_dir, settings=()):
+
+class Broker:
+    """A broker on a loopback port of the system's choice; it keeps its port over a restart.
+
+    A line of level ERROR in its log fails the job when the broker ends, unless it holds one of `allowed_errors`.
+    """
+
+    def __init__(self, binary, data_dir, settings=(), environment=None):
         pairs = ("native.shard_port_base=0", *settings)
         words = [word for pair in pairs for word in ("--set", pair)]
-        self.binary, self.data_dir = binary, pathlib.Path(data_dir)
-        self.command = [binary, "start", "--format", "json", "--data-dir", str(data_dir), *words]
+        self.binary, self.data_dir = str(binary), pathlib.Path(data_dir)
+        self.command = [self.binary, "start", "--format", "json", "--data-dir", str(data_dir), *words]
+        # The broker refuses unknown keys of its environment, and bounds of ./test are named alike.
+        self.environment = {name: text for name, text in os.environ.items() if not name.startswith("MARTLET_")}
+        self.environment |= {"NO_COLOR": "1", **(environment or {})}
         self.listen = "127.0.0.1:0"
         self.log = None
+        self.allowed_errors = []
         self.process = self.http = self.shards = None
 
-    def start(self, log):
-        self.log = log
-        command = self.command + ["--listen", self.listen, "--http", "127.0.0.1:0", "--kafka", "127.0.0.1:0"]
+    def start(self, log, settings=()):
+        """Starts it and waits for its ready line; `settings` are of this start only."""
+        self.log = pathlib.Path(log)
+        words = [word for pair in settings for word in ("--set", pair)]
+        command = self.command + ["--listen", self.listen, "--http", "127.0.0.1:0"]
+        command += ["--kafka", "127.0.0.1:0", *words]
         with open(log, "ab") as errors:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=self.environment)
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"the broker did not get ready: exit code {self.process.wait()}, see {log}")
+            code = self.process.wait()
+            raise NotReady(f"exit code {code}\n" + "\n".join(self.told()[-5:]))
         facts = json.loads(line)
         self.listen, self.http, self.shards = facts["native"], facts["http"], facts["shards"]
         return self
 
+    def told(self):
+        """Lines of its log."""
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def no_errors(self):
+        allowed = lambda line: any(part in line for part in self.allowed_errors)
+        errors = [line for line in self.told() if " ERROR " in line and not allowed(line)]
+        if errors:
+            raise SystemExit("the broker logged errors:\n" + "\n".join(errors[:10]))
+
+    def abandon(self):
+        """Ends it, if it still runs, when the job is over already."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
     def kill(self):
         self.process.kill()
         self.process.wait()
+        self.no_errors()
 
     def stop(self, wait=60):
         """SIGTERM; a broker that does not end with 0 in time is a failure of the job."""
@@ -52,16 +85,33 @@ class Broker:
         try:
             code = self.process.wait(timeout=wait)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self.abandon()
             raise SystemExit(f"the broker did not stop within {wait} s of SIGTERM") from None
         if code != 0:
             raise SystemExit(f"the broker ended with {code} on SIGTERM, see {self.log}")
+        self.no_errors()
+
+    def page(self, path):
+        """Status and text of a page of its HTTP."""
+        try:
+            with urllib.request.urlopen(f"http://{self.http}{path}", timeout=30) as page:
+                return page.status, page.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def verify(self):
+        """`storage verify` of the stopped broker's data: its exit code and what it says."""
+        command = [self.binary, "storage", "verify", "--data-dir", str(self.data_dir)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, (done.stdout + done.stderr).strip()
 
     def run(self, *words, stdin=b"", wait=120):
         """A client command; returns its exit code, output and errors."""
         command = [self.binary, *words, "--server", self.listen]
         try:
-            done = subprocess.run(command, input=stdin, capture_output=True, timeout=wait)
+            done = subprocess.run(
+                command, input=stdin, capture_output=True, timeout=wait, env=self.environment, check=False
+            )
         except subprocess.TimeoutExpired:
             raise SystemExit(f"no end within {wait} s: martlet {' '.join(words)}") from None
         return done.returncode, done.stdout, done.stderr.decode(errors="replace").strip()
@@ -74,8 +124,7 @@ class Broker:
 
     def metric(self, name):
         """Sum of a metric over all shards."""
-        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=30) as page:
-            lines = page.read().decode().splitlines()
+        lines = self.page("/metrics")[1].splitlines()
         values = [line.rsplit(" ", 1)[1] for line in lines if line.split("{")[0].split(" ")[0] == name]
         return sum(float(value) for value in values)
 
@@ -83,6 +132,11 @@ class Broker:
         """Bytes resident now, or at most so far with VmHWM."""
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
+
+    def forget_peak(self):
+        """VmHWM begins anew."""
+        with open(f"/proc/{self.process.pid}/clear_refs", "w", encoding="ascii") as clear:
+            clear.write("5")
 
     def cpu_seconds(self):
         with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as stat:

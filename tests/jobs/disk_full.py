@@ -3,9 +3,9 @@
 
 Makes a small ext4 image, mounts it and puts the data there (needs root for `mount -o loop`; without it the job ends
 with 77). Fills it through a topic until writes are refused, and checks: the producer is told that the disk is full
-and stops in time; reads and cursors go on; a stop, a start and a start after SIGKILL work on the full disk; exactly
-what was acknowledged is read back; after deleting the topic the broker takes writes again by itself; and the log
-verifies clean. The image and its mount are removed at the end.
+and stops in time; reads, moves of cursors and changes of topics go on; retention frees space and writes are taken
+again by themselves. Fills it again: a stop, a start and a start after SIGKILL work on the full disk; exactly what was
+acknowledged is read back; after deleting the topic writes are taken again; and the log verifies clean. The image and its mount are removed at the end.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from broker import MIB, Broker
 
 SKIPPED = 77
 GIVE_UP_S = 10
+CURSOR_MOVES = 100
 SETTINGS = ("wal.file_bytes=4MiB", "wal.files=4", "topic.batch_bytes_max=1MiB", "node.shards=2")
 
 
@@ -85,11 +86,43 @@ def numbered(broker):
 
 
 def full(broker, records):
-    """What works on a full disk."""
+    """What works on a full disk: reads, cursor moves, changes of a topic."""
     check(numbered(broker) == records, "records are missing on the full disk")
-    check(broker.ok("consume", "small", "--until-end", "--cursor", "c") == b"one\ntwo\n", "the cursor's records")
-    broker.ok("cursor", "reset", "small", "c", "--to", "earliest")
     check(broker.metric("martlet_storage_full") > 0, "no shard says that its disk is full")
+    for expected in (b"one\n", b"two\n"):
+        found = broker.ok("consume", "small", "--count", "1", "--cursor", "c")
+        check(found == expected, f"the cursor gave {found} where {expected} belongs")
+    broker.ok("cursor", "reset", "small", "c", "--to", "earliest")
+    # Many moves, of the full topic's partition as well.
+    for number in range(CURSOR_MOVES):
+        found = lines(broker.ok("consume", "big", "--count", "1", "--cursor", "mover"))
+        check(int(found[0][:10]) == number, f"the cursor gave {found[0][:10]} where {number} belongs")
+    broker.ok("cursor", "delete", "big", "mover")
+    broker.ok("topic", "alter", "small", "--retention-time", "3d")
+    check(broker.metric("martlet_storage_full") > 0, "no shard says that its disk is full any more")
+
+
+def taken_again(broker, number):
+    """Seconds until a record is taken by the partition that was refused before."""
+    began = time.monotonic()
+    record = b"%010d after the disk was full\n" % number
+    broker.ok("produce", "big", "--partition", "0", "--give-up-after", "60s", stdin=record, wait=90)
+    return time.monotonic() - began
+
+
+def retention(broker, folder, mib):
+    """Retention goes on while the disk is full, and gives the space back."""
+    first = numbered(broker)
+    freed = broker.metric("martlet_wal_segments_freed_total")
+    broker.ok("topic", "alter", "big", "--retention-bytes", f"{mib // 4}MiB")
+    seconds = taken_again(broker, first)
+    left = lines(broker.ok("consume", "big", "--until-end"))
+    check(0 < len(left) < first, f"{len(left)} records of {first} are left by retention")
+    check(int(left[-1][:10]) == first, "retention took the newest records")
+    freed = broker.metric("martlet_wal_segments_freed_total") - freed
+    print(f"retention freed {freed:.0f} segments, writes are taken {seconds:.1f} s later, {len(left)} records left")
+    broker.ok("topic", "delete", "big")
+    broker.ok("topic", "create", "big", "--segment-bytes", "8MiB")
 
 
 def job(broker, folder, arguments):
@@ -100,6 +133,9 @@ def job(broker, folder, arguments):
     records = fill(broker, folder, arguments.disk_mib)
     print(f"{records} records are readable")
     full(broker, records)
+    retention(broker, folder, arguments.disk_mib)
+    records = fill(broker, folder, arguments.disk_mib)
+    print(f"{records} records are readable after it was filled again")
     share = broker.idle_cpu(3)
     print(f"a broker with a full disk takes {share:.2%} of a core, {broker.resident() / MIB:.0f} MiB")
     check(share < 0.2, "a broker with a full disk spins")
@@ -109,17 +145,21 @@ def job(broker, folder, arguments):
     broker.kill()
     broker.start(log)
     check(numbered(broker) == records, "records are missing after a kill and a start on the full disk")
-    broker.ok("topic", "delete", "big")
     began = time.monotonic()
-    broker.ok("produce", "small", "--give-up-after", "60s", stdin=b"three\n", wait=90)
+    broker.ok("topic", "delete", "big")
+    while broker.metric("martlet_storage_full") > 0:
+        check(time.monotonic() < began + 60, "a shard is full a minute after the topic was deleted")
+        time.sleep(0.05)
+    broker.ok("topic", "create", "big")
+    taken_again(broker, 0)
     seconds = time.monotonic() - began
     print(f"writes are taken {seconds:.1f} s after the delete, {free_mib(broker.data_dir):.0f} MiB free")
-    check(broker.ok("consume", "small", "--until-end") == b"one\ntwo\nthree\n", "the small topic")
+    check(numbered(broker) == 1, "the new topic holds something else")
+    check(broker.ok("consume", "small", "--until-end") == b"one\ntwo\n", "the small topic")
     broker.stop()
-    words = [broker.binary, "storage", "verify", "--data-dir", str(broker.data_dir)]
-    verified = subprocess.run(words, capture_output=True, text=True, check=False)
-    print(verified.stdout.strip())
-    check(verified.returncode == 0, "the log does not verify")
+    code, told = broker.verify()
+    print(told)
+    check(code == 0, "the log does not verify")
 
 
 def main():
@@ -135,11 +175,9 @@ def main():
             try:
                 job(broker, folder, arguments)
             except Failed as failure:
-                told = (folder / "broker.log").read_text(errors="replace").splitlines()
-                raise SystemExit("\n".join([*told[-20:], f"FAILED {failure}"])) from None
+                raise SystemExit("\n".join([*broker.told()[-20:], f"FAILED {failure}"])) from None
             finally:
-                if broker.process and broker.process.poll() is None:
-                    broker.kill()
+                broker.abandon()
     print("a full disk was survived")
 
 

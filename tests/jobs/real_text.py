@@ -12,12 +12,13 @@ import hashlib
 import json
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+
+from broker import Broker, NotReady
 
 TEXT_SUFFIXES = {".rs", ".md", ".toml", ".txt", ".c", ".h", ".py", ".s", ".yml"}
 
@@ -50,41 +51,6 @@ def corpus_lines(count):
     sys.exit(f"the dependencies have only {given} lines of text, {count} were asked for")
 
 
-class Broker:
-    """A broker process on a fixed loopback port, so that clients find it again after a restart."""
-
-    def __init__(self, binary, data_dir, extra):
-        self.command = [binary, "start", "--data-dir", str(data_dir), *extra]
-        self.log = open(pathlib.Path(data_dir).parent / "broker.log", "ab")
-        self.listen, self.http = "127.0.0.1:0", "127.0.0.1:0"
-        self.process = None
-
-    def start(self):
-        command = self.command + ["--listen", self.listen, "--http", self.http, "--kafka", "127.0.0.1:0"]
-        # The broker refuses unknown keys of its environment, and this run's own bounds are named alike.
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("MARTLET_")}
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, env=clean)
-        ready = self.process.stdout.readline().decode().split()
-        if not ready or ready[0] != "ready":
-            tail = pathlib.Path(self.log.name).read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
-            # Not sys.exit: this may be the thread that restarts the broker.
-            print("the broker did not get ready:", *tail, sep="\n", flush=True)
-            os._exit(1)
-        facts = dict(word.split("=", 1) for word in ready[1:])
-        self.listen, self.http = facts["native"], facts["http"]
-        return self.listen
-
-    def kill(self):
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout=60)
-        if code != 0:
-            sys.exit(f"the broker ended with {code} on SIGTERM; see {self.log.name}")
-
-
 class Killer(threading.Thread):
     """Kills and restarts the broker every so many seconds until told to end."""
 
@@ -92,21 +58,41 @@ class Killer(threading.Thread):
         super().__init__(daemon=True)
         self.broker, self.every = broker, every
         self.ending = threading.Event()
-        self.kills = 0
+        self.kills, self.failure = 0, None
 
     def run(self):
-        while not self.ending.wait(self.every):
-            self.broker.kill()
-            self.kills += 1
-            self.broker.start()
+        try:
+            while not self.ending.wait(self.every):
+                self.broker.kill()
+                self.kills += 1
+                self.broker.start(self.broker.log)
+        except (NotReady, SystemExit) as failure:
+            self.failure = failure
 
     def end(self):
         self.ending.set()
         self.join()
+        if self.failure:
+            raise SystemExit(f"a broker failed after {self.kills} kills: {self.failure}")
 
 
-def client(binary, server, *words, **options):
-    return subprocess.run([binary, *words, "--server", server], check=True, **options)
+def produce(broker, sent, over):
+    """Sends the file, evenly over so many seconds, or as fast as the broker takes it; ends when all is acknowledged."""
+    words = ["produce", "text", "--key-separator", "\x1f", "--server", broker.listen]
+    if not over:
+        subprocess.run([broker.binary, *words, "--file", sent], check=True, env=broker.environment)
+        return
+    size, began, given = os.path.getsize(sent), time.monotonic(), 0
+    process = subprocess.Popen([broker.binary, *words], stdin=subprocess.PIPE, env=broker.environment)
+    with open(sent, "rb") as lines:
+        while part := lines.read(64 << 10):
+            time.sleep(max(0.0, began + over * given / size - time.monotonic()))
+            process.stdin.write(part)
+            given += len(part)
+    process.stdin.close()
+    code = process.wait()
+    if code != 0:
+        raise SystemExit(f"produce ended with {code}")
 
 
 def compare(sent_path, received_path):
@@ -131,48 +117,53 @@ def compare(sent_path, received_path):
     print("equal as a multiset and in order for every key")
 
 
+def job(broker, folder, arguments):
+    sent, received = f"{folder}/sent", f"{folder}/received"
+    with open(sent, "w", encoding="utf-8", newline="\n") as out:
+        for key, line in corpus_lines(arguments.lines):
+            out.write(f"{key}\x1f{line}\n")
+    broker.start(f"{folder}/broker.log")
+    broker.ok("topic", "create", "text", "--partitions", str(arguments.partitions))
+    killer = Killer(broker, arguments.kill_every) if arguments.kill_every else None
+    if killer:
+        killer.start()
+    began = time.monotonic()
+    produce(broker, sent, arguments.over)
+    seconds = time.monotonic() - began
+    kills = 0
+    if killer:
+        killer.end()
+        kills = killer.kills
+    size = os.path.getsize(sent) / 1e6
+    print(f"produced {size:.0f} MB in {seconds:.1f} s, broker killed {kills} times")
+    began = time.monotonic()
+    words = ("consume", "text", "--from", "earliest", "--until-end", "--key-separator", "\x1f")
+    with open(received, "wb") as out:
+        command = [broker.binary, *words, "--server", broker.listen]
+        subprocess.run(command, check=True, env=broker.environment, stdout=out)
+    print(f"consumed in {time.monotonic() - began:.1f} s")
+    compare(sent, received)
+    broker.stop()
+    if kills < arguments.kills_min:
+        sys.exit(f"the broker was killed {kills} times, {arguments.kills_min} were asked for: see --over")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default="target/release/martlet")
     parser.add_argument("--lines", type=int, default=2_000_000)
     parser.add_argument("--kill-every", type=float, default=0, help="seconds between kills; 0 = never")
+    parser.add_argument("--kills-min", type=int, default=0, help="fewer kills than this are a failure")
+    parser.add_argument("--over", type=float, default=0, help="feed the lines evenly over so many seconds")
     parser.add_argument("--partitions", type=int, default=8)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="broker configuration")
     arguments = parser.parse_args()
-    binary = os.path.abspath(arguments.binary)
-    extra = [word for pair in arguments.set for word in ("--set", pair)]
     with tempfile.TemporaryDirectory(prefix="martlet-text-") as folder:
-        sent, received = f"{folder}/sent", f"{folder}/received"
-        with open(sent, "w", encoding="utf-8", newline="\n") as out:
-            for key, line in corpus_lines(arguments.lines):
-                out.write(f"{key}\x1f{line}\n")
-        broker = Broker(binary, pathlib.Path(folder) / "data", extra)
-        server = broker.start()
+        broker = Broker(os.path.abspath(arguments.binary), pathlib.Path(folder) / "data", arguments.set)
         try:
-            client(binary, server, "topic", "create", "text", "--partitions", str(arguments.partitions))
-            killer = Killer(broker, arguments.kill_every) if arguments.kill_every else None
-            if killer:
-                killer.start()
-            began = time.monotonic()
-            client(binary, server, "produce", "text", "--file", sent, "--key-separator", "\x1f")
-            seconds = time.monotonic() - began
-            if killer:
-                killer.end()
-            size = os.path.getsize(sent) / 1e6
-            print(f"produced {size:.0f} MB in {seconds:.1f} s, broker killed {killer.kills if killer else 0} times")
-            began = time.monotonic()
-            with open(received, "wb") as out:
-                words = ("consume", "text", "--from", "earliest", "--until-end", "--key-separator", "\x1f")
-                client(binary, server, *words, stdout=out)
-            print(f"consumed in {time.monotonic() - began:.1f} s")
-            compare(sent, received)
+            job(broker, folder, arguments)
         finally:
-            if broker.process.poll() is None:
-                broker.stop()
-        log = pathlib.Path(broker.log.name).read_text(encoding="utf-8", errors="replace")
-        errors = [line for line in log.splitlines() if " ERROR " in line]
-        if errors:
-            sys.exit("the broker logged errors:\n" + "\n".join(errors[:10]))
+            broker.abandon()
 
 
 if __name__ == "__main__":

@@ -28,6 +28,30 @@ impl LatencyBuckets {
     }
 }
 
+/// Upper bounds of the flush size buckets, bytes; one more bucket holds the rest.
+pub const SIZE_BUCKETS_BYTES: [u64; 10] =
+    [4_096, 8_192, 16_384, 32_768, 65_536, 131_072, 262_144, 524_288, 1_048_576, 4_194_304];
+
+/// A histogram of sizes with fixed buckets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SizeBuckets {
+    /// Counts per bucket of [`SIZE_BUCKETS_BYTES`], the last for larger ones.
+    pub counts: [u64; SIZE_BUCKETS_BYTES.len() + 1],
+    pub sum_bytes: u64,
+}
+
+impl SizeBuckets {
+    pub fn record(&mut self, bytes: u64) {
+        self.counts[SIZE_BUCKETS_BYTES.partition_point(|bound| *bound < bytes)] += 1;
+        self.sum_bytes = self.sum_bytes.saturating_add(bytes);
+    }
+
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
 /// Everything counted since the process began, and gauges of now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counters {
@@ -38,6 +62,8 @@ pub struct Counters {
     pub flushes: u64,
     /// Bytes written to the ring, padding included.
     pub flush_bytes: u64,
+    /// Of flushes, padding included.
+    pub flush_sizes: SizeBuckets,
     pub marks: u64,
     /// From issue to completion of write and sync.
     pub flush_latency: LatencyBuckets,

@@ -87,3 +87,15 @@ pub enum IoFault {
     /// Anything else, with the operating system's error number.
     Other(i32),
 }
+
+impl std::fmt::Display for IoFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            IoFault::Full => f.write_str("no space is left"),
+            IoFault::Missing => f.write_str("the file is not there"),
+            IoFault::Other(number) => {
+                write!(f, "{}", std::io::Error::from_raw_os_error(*number).to_string().to_lowercase())
+            }
+        }
+    }
+}

@@ -96,6 +96,8 @@ struct Peer {
     connection: Option<ConnectionId>,
     backoff: Backoff,
     closed_until: Option<Instant>,
+    /// Why it was last lost or not reached, until it is ready again.
+    problem: Option<ClientError>,
 }
 
 /// The connections of one machine. At most one per address; addresses come from the configuration and from
@@ -110,6 +112,8 @@ pub struct Network<T> {
     events: VecDeque<NetworkEvent<T>>,
     next_connection: u64,
     last_problem: Option<ClientError>,
+    /// Peers with a problem.
+    problems: usize,
 }
 
 impl<T> Network<T> {
@@ -125,6 +129,7 @@ impl<T> Network<T> {
             events: VecDeque::new(),
             next_connection: 1,
             last_problem: None,
+            problems: 0,
         }
     }
 
@@ -202,6 +207,11 @@ impl<T> Network<T> {
                 if let Some(link) = self.links.get_mut(&connection) {
                     link.phase = Phase::Ready;
                     link.deadline = None;
+                    if let Some(peer) = self.peers.get_mut(&link.address)
+                        && peer.problem.take().is_some()
+                    {
+                        self.problems -= 1;
+                    }
                     self.events.push_back(NetworkEvent::Ready { connection });
                 }
                 return;
@@ -316,6 +326,14 @@ impl<T> Network<T> {
         self.last_problem.as_ref()
     }
 
+    /// Why `address` cannot be reached at the moment, if it was tried and cannot.
+    pub(crate) fn problem(&self, address: &str) -> Option<&ClientError> {
+        if self.problems == 0 {
+            return None;
+        }
+        self.peers.get(address)?.problem.as_ref()
+    }
+
     /// Closes every connection; requests without an answer are lost.
     pub fn close_all(&mut self, now: Now) {
         let open: Vec<ConnectionId> = self.links.keys().copied().collect();
@@ -391,6 +409,11 @@ impl<T> Network<T> {
             other => other,
         };
         self.last_problem = Some(error.clone());
+        if let Some(peer) = self.peers.get_mut(&link.address)
+            && peer.problem.replace(error.clone()).is_none()
+        {
+            self.problems += 1;
+        }
         self.events.push_back(NetworkEvent::Down { address: link.address, error });
     }
 }

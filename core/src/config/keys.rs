@@ -282,6 +282,11 @@ pub fn find(name: &str) -> Option<&'static Key> {
 #[must_use]
 pub fn nearest(name: &str) -> Option<&'static str> {
     let lower = name.to_lowercase().replace('-', "_");
+    // `memory.budget` for `memory.budget_bytes`: a name that was cut short, if it can be only one.
+    let mut longer = KEYS.iter().filter(|key| lower.len() > 2 && key.name.starts_with(&lower));
+    if let (Some(key), None) = (longer.next(), longer.next()) {
+        return Some(key.name);
+    }
     let scored = KEYS.iter().map(|key| {
         let last = key.name.rsplit('.').next().unwrap_or(key.name);
         let whole = strsim::damerau_levenshtein(&lower, key.name);
@@ -327,6 +332,7 @@ mod tests {
         assert_eq!(nearest("wal.file_byte"), Some("wal.file_bytes"));
         assert_eq!(nearest("shards"), Some("node.shards"));
         assert_eq!(nearest("log.levle"), Some("log.level"));
+        assert_eq!(nearest("memory.budget"), Some("memory.budget_bytes"));
         assert_eq!(nearest("zookeeper.connect"), None);
     }
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use martlet_core::Principal;
+use martlet_core::limits::KAFKA_FETCH_BYTES_MAX;
 use martlet_net::event::Event;
 use martlet_net::flow::{First, first};
 use martlet_net::memory::Reservation;
@@ -32,8 +33,14 @@ use crate::wire::{Malformed, Reader};
 const GATHER_BYTES_MAX: usize = 512 * 1024;
 /// Time a peer that was answered may take to close its side.
 const LINGER: Duration = Duration::from_millis(500);
+/// Bytes that a fetch is answered with at first, and after the peer took an answer slowly.
+const CREDIT_BYTES_MIN: usize = 64 * 1024;
+/// An answer that was taken within this time was taken in time.
+const CREDIT_WAIT: Duration = Duration::from_secs(1);
 /// Key of the one request that is answered in any version.
 const API_VERSIONS: i16 = 18;
+/// Key of the request that may wait for long.
+const FETCH: i16 = 1;
 /// Characters of a client's name that are kept, for the log.
 const CLIENT_NAME_MAX: usize = 128;
 
@@ -62,7 +69,7 @@ struct Session {
     /// Of `owed`, and of the one that is being answered.
     count: Cell<usize>,
     /// Bytes of requests that are not answered.
-    held: Cell<usize>,
+    held: Rc<Cell<usize>>,
     /// Something was read, or answered, or has ended.
     changed: Event,
     is_ending: Cell<bool>,
@@ -74,7 +81,9 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>, config: Arc<Kafk
     let host = stream.local_address().unwrap_or(peer).ip().to_string();
     let (recv, send) = stream.split();
     let mut reader = FrameReader::new(&runtime, recv, limits.clone(), memory.clone()).big_endian();
-    let mut writer = FrameWriter::new(&runtime, send, limits.write_stall);
+    let held = Rc::new(Cell::new(0));
+    let writer = FrameWriter::new(&runtime, send, limits.write_stall);
+    let mut writer = writer.paced(memory.clone(), held.clone());
     let context = Context {
         runtime: runtime.clone(),
         broker,
@@ -85,6 +94,7 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>, config: Arc<Kafk
         peer: format!("/{}", peer.ip()),
         topics: Default::default(),
         sessions: Default::default(),
+        credit: Cell::new(CREDIT_BYTES_MIN),
     };
     let session = Session {
         runtime,
@@ -93,7 +103,7 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>, config: Arc<Kafk
         memory,
         owed: RefCell::default(),
         count: Cell::new(0),
-        held: Cell::new(0),
+        held,
         changed: Event::new(),
         is_ending: Cell::new(false),
     };
@@ -145,12 +155,12 @@ impl Session {
                 Ok(None) | Err(ReadError::Closed) => return End::Finished,
                 Err(error) => return End::Broken(error.to_string()),
             };
-            self.held.set(self.held.get() + frame.reservation.bytes());
-            self.count.set(self.count.get() + 1);
             let owed = match self.begin(frame.bytes, frame.reservation) {
                 Ok(owed) => owed,
                 Err(why) => return End::Broken(why),
             };
+            self.held.set(self.held.get() + owed.reservation.bytes());
+            self.count.set(self.count.get() + 1);
             self.owed.borrow_mut().push_back(owed);
             self.changed.signal();
         }
@@ -165,6 +175,8 @@ impl Session {
         let Some(api) = table::find(key) else {
             return Err(format!("request {key} version {version} is not served"));
         };
+        // Nothing of a fetch is kept while it waits.
+        let reservation = if key == FETCH { self.memory.none() } else { reservation };
         let owed = |tagged, answering| Owed { correlation, tagged, answering, reservation };
         if version < api.served_from || version > api.max {
             if key == API_VERSIONS {
@@ -188,16 +200,20 @@ impl Session {
         &self,
         reader: &mut FrameReader,
     ) -> Result<Option<martlet_net::reader::ReceivedFrame>, ReadError> {
-        let bytes_max = self.limits.frame_bytes_max;
-        if self.limits.idle.is_zero() {
-            return reader.next_frame(bytes_max).await.map(Some);
+        if !self.limits.idle.is_zero() && !self.begun(reader).await? {
+            return Ok(None);
         }
-        let mut frame = pin!(reader.next_frame(bytes_max));
+        reader.next_frame(self.limits.frame_bytes_max).await.map(Some)
+    }
+
+    /// Waits for the next request to begin; not, if nothing comes for the idle time while nothing is owed.
+    async fn begun(&self, reader: &mut FrameReader) -> Result<bool, ReadError> {
+        let mut begun = pin!(reader.begun());
         loop {
             let mut idle = pin!(self.runtime.sleep(self.limits.idle));
-            match first(frame.as_mut(), idle.as_mut()).await {
-                First::Left(frame) => return frame.map(Some),
-                First::Right(()) if self.count.get() == 0 => return Ok(None),
+            match first(begun.as_mut(), idle.as_mut()).await {
+                First::Left(begun) => return begun.map(|()| true),
+                First::Right(()) if self.count.get() == 0 => return Ok(false),
                 First::Right(()) => {}
             }
         }
@@ -226,7 +242,7 @@ impl Session {
     async fn answer(&self, owed: Owed, out: &mut Gather, writer: &mut FrameWriter) -> Result<(), String> {
         let mut held = self.gather(out, owed).await?;
         let mut broken = Ok(());
-        while out.bytes() < GATHER_BYTES_MAX && broken.is_ok() {
+        while out.bytes() < GATHER_BYTES_MAX.min(self.context.credit.get()) && broken.is_ok() {
             let Some(mut owed) = self.owed.borrow_mut().pop_front() else { break };
             let Some(answer) = poll_once(owed.answering.as_mut()).await else {
                 self.owed.borrow_mut().push_front(owed);
@@ -239,10 +255,24 @@ impl Session {
             }
         }
         if !out.is_empty() {
-            writer.send(out).await.map_err(|error: WriteError| error.to_string())?;
+            self.send(writer, out).await.map_err(|error| error.to_string())?;
         }
         drop(held);
         broken
+    }
+
+    /// Sends what was gathered. How much the peer may be sent at a time follows from how it takes it.
+    async fn send(&self, writer: &mut FrameWriter, out: &mut Gather) -> Result<(), WriteError> {
+        let (bytes, credit) = (out.bytes(), self.context.credit.get());
+        if bytes < credit / 2 {
+            return writer.send(out).await;
+        }
+        let begun = self.runtime.instant();
+        writer.send(out).await?;
+        let in_time = self.runtime.instant().since(begun) < CREDIT_WAIT;
+        let larger = credit.saturating_mul(4).min(KAFKA_FETCH_BYTES_MAX);
+        self.context.credit.set(if in_time { larger } else { CREDIT_BYTES_MIN });
+        Ok(())
     }
 
     /// Gathers one answer and gives back the memory that is held until it is sent.

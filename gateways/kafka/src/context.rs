@@ -1,6 +1,6 @@
 //! What the requests of one connection share: the broker, who asks, what is known of topics, fetch sessions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,6 +49,9 @@ pub(crate) struct Context {
     pub(crate) peer: String,
     pub(crate) topics: TopicCache,
     pub(crate) sessions: RefCell<crate::calls::Sessions>,
+    /// Bytes that a fetch may be answered with: more, the more the peer has taken in time, so that one that
+    /// never reads costs little.
+    pub(crate) credit: Cell<usize>,
 }
 
 impl Context {

@@ -4,13 +4,13 @@
 //! sent. At a bound it stops reading, so that the peer is slowed by TCP. One task polls both directions,
 //! reading first, so a request that is answered at once costs one turn.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use martlet_core::limits::NATIVE_FRAME_BYTES_MAX;
+use martlet_core::limits::{NATIVE_FRAME_BYTES_MAX, READ_BYTES_MAX};
 use martlet_core::native::{OffsetAt, ResponseAnswer};
 use martlet_core::{Acks, ErrorCode, Principal, Refusal};
 use martlet_net::answers::Answers;
@@ -21,7 +21,7 @@ use martlet_net::reader::{FrameReader, ReadError};
 use martlet_net::writer::{FrameWriter, Gather, WriteError};
 use martlet_net::{Connection, ConnectionLimits, ListenerFacts, MemoryBudget};
 use martlet_runtime::Runtime;
-use martlet_shard::api::{BrokerHandle, Call, CallContext, Reply};
+use martlet_shard::api::{BrokerHandle, Call, CallContext, Reply, Replying};
 
 use crate::handshake::{self, OpeningError};
 use crate::request::{self, Asked};
@@ -29,6 +29,10 @@ use crate::response;
 
 /// Answers are put together up to so many bytes before they are sent.
 const GATHER_BYTES_MAX: usize = 512 * 1024;
+/// What a read of a peer that has taken nothing yet may be answered with.
+const CREDIT_BYTES_MIN: u32 = 64 * 1024;
+/// A peer that takes what it is sent in this time may be sent more at a time.
+const CREDIT_WAIT: Duration = Duration::from_secs(1);
 /// Time a peer that broke a rule may take to hear why.
 const LINGER: Duration = Duration::from_secs(2);
 /// Time a peer may take to close its side after everything was sent.
@@ -59,7 +63,12 @@ enum Kind {
     Time(i64),
     /// Answered without the engine.
     Direct(ResponseAnswer),
+    /// The facts of the node, once they are gathered.
+    Facts(FactsCell),
 }
+
+/// Facts that are being gathered.
+type FactsCell = Rc<RefCell<Vec<(String, String)>>>;
 
 /// When the writer stops waiting for answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -80,7 +89,10 @@ struct Session {
     memory: MemoryBudget,
     answers: Answers<Mark, Result<Reply, Refusal>>,
     /// Bytes of requests that are not answered.
-    held: Cell<usize>,
+    held: Rc<Cell<usize>>,
+    /// Bytes that one read may be answered with: more, the more the peer has taken in time. A peer that never
+    /// reads costs no more than the smallest credit.
+    credit: Cell<u32>,
     room: Event,
     closing: Cell<Closing>,
 }
@@ -90,7 +102,9 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>) {
     let Connection { runtime, broker, stream, peer, number, listener, limits, memory, drain } = connection;
     let (recv, send) = stream.split();
     let mut reader = FrameReader::new(&runtime, recv, limits.clone(), memory.clone());
-    let mut writer = FrameWriter::new(&runtime, send, limits.write_stall);
+    let held = Rc::new(Cell::new(0));
+    let writer = FrameWriter::new(&runtime, send, limits.write_stall);
+    let mut writer = writer.paced(memory.clone(), held.clone());
     let session = Session {
         context: CallContext { principal: Principal::Anonymous, connection: number },
         runtime,
@@ -99,7 +113,8 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>) {
         limits,
         memory,
         answers: Answers::new(),
-        held: Cell::new(0),
+        held,
+        credit: Cell::new(CREDIT_BYTES_MIN),
         room: Event::new(),
         closing: Cell::new(Closing::No),
     };
@@ -188,19 +203,24 @@ impl Session {
                 Ok(request) => request,
                 Err(refusal) => return End::Refused(0, refusal),
             };
-            self.held.set(self.held.get() + frame.reservation.bytes());
-            let mark = |kind| Mark { correlation: request.correlation, kind, reservation: frame.reservation };
+            let reservation = match &request.asked {
+                // Nothing of its frame is kept, and it may wait for long.
+                Asked::Call(Call::Read(_)) => self.memory.none(),
+                _ => frame.reservation,
+            };
+            self.held.set(self.held.get() + reservation.bytes());
+            let mark = |kind| Mark { correlation: request.correlation, kind, reservation };
             match request.asked {
-                Asked::Call(call) => {
+                Asked::Call(mut call) => {
+                    self.limit(&mut call);
                     self.answers.push(mark(kind_of(&call)), self.broker.call(&self.context, call))
                 }
                 Asked::Ping => {
                     self.answers.push_done(mark(Kind::Direct(ResponseAnswer::Pong)), Ok(Reply::Done))
                 }
                 Asked::Status => {
-                    let facts = response::settings(self.broker.status());
-                    let answer = ResponseAnswer::Status { facts };
-                    self.answers.push_done(mark(Kind::Direct(answer)), Ok(Reply::Done));
+                    let (facts, gathered) = self.facts();
+                    self.answers.push(mark(Kind::Facts(facts)), gathered);
                 }
                 Asked::Refused(refusal) => self.answers.push_done(mark(Kind::Plain), Err(refusal)),
                 Asked::Hello(_) => {
@@ -211,20 +231,44 @@ impl Session {
         }
     }
 
+    /// No read is answered with more than the peer's credit.
+    fn limit(&self, call: &mut Call) {
+        if let Call::Read(read) = call {
+            read.bytes_max = read.bytes_max.min(self.credit.get());
+        }
+    }
+
+    /// Starts to gather the facts of all shards; they are there when the future ends.
+    fn facts(&self) -> (FactsCell, Replying) {
+        let (facts, all) = (FactsCell::default(), self.broker.status_of_all());
+        let told = facts.clone();
+        let gathered = async move {
+            let all = all.await;
+            told.replace(all);
+            Ok(Reply::Done)
+        };
+        (facts, Box::pin(gathered))
+    }
+
     /// `None` after the idle time without a request while nothing is owed.
     async fn next_frame(
         &self,
         reader: &mut FrameReader,
     ) -> Result<Option<martlet_net::reader::ReceivedFrame>, ReadError> {
-        if self.limits.idle.is_zero() {
-            return reader.next_frame(NATIVE_FRAME_BYTES_MAX).await.map(Some);
+        if !self.limits.idle.is_zero() && !self.begun(reader).await? {
+            return Ok(None);
         }
-        let mut frame = pin!(reader.next_frame(NATIVE_FRAME_BYTES_MAX));
+        reader.next_frame(NATIVE_FRAME_BYTES_MAX).await.map(Some)
+    }
+
+    /// Waits for the next request to begin; not, if nothing comes for the idle time while nothing is owed.
+    async fn begun(&self, reader: &mut FrameReader) -> Result<bool, ReadError> {
+        let mut begun = pin!(reader.begun());
         loop {
             let mut idle = pin!(self.runtime.sleep(self.limits.idle));
-            match first(frame.as_mut(), idle.as_mut()).await {
-                First::Left(frame) => return frame.map(Some),
-                First::Right(()) if self.answers.is_empty() => return Ok(None),
+            match first(begun.as_mut(), idle.as_mut()).await {
+                First::Left(begun) => return begun.map(|()| true),
+                First::Right(()) if self.answers.is_empty() => return Ok(false),
                 First::Right(()) => {}
             }
         }
@@ -243,14 +287,28 @@ impl Session {
         };
         while let Some((mark, outcome)) = self.answers.next_unless(ended).await {
             let mut held = self.gather(&mut out, mark, outcome);
-            while out.bytes() < GATHER_BYTES_MAX {
+            while out.bytes() < GATHER_BYTES_MAX.min(self.credit.get() as usize) {
                 let Some((mark, outcome)) = self.answers.try_next() else { break };
                 held.absorb(self.gather(&mut out, mark, outcome));
             }
             self.room.signal();
-            writer.send(&mut out).await?;
+            self.send(writer, &mut out).await?;
             drop(held);
         }
+        Ok(())
+    }
+
+    /// Sends what was gathered. How much the peer may be sent at a time follows from how it takes it.
+    async fn send(&self, writer: &mut FrameWriter, out: &mut Gather) -> Result<(), WriteError> {
+        let (bytes, credit) = (out.bytes(), self.credit.get());
+        if bytes < credit as usize / 2 {
+            return writer.send(out).await;
+        }
+        let begun = self.runtime.instant();
+        writer.send(out).await?;
+        let in_time = self.runtime.instant().since(begun) < CREDIT_WAIT;
+        let larger = credit.saturating_mul(4).min(READ_BYTES_MAX);
+        self.credit.set(if in_time { larger } else { CREDIT_BYTES_MIN });
         Ok(())
     }
 
@@ -263,6 +321,10 @@ impl Session {
         match kind {
             Kind::Silent => {}
             Kind::Direct(answer) => response::answer(out, correlation, answer, Vec::new()),
+            Kind::Facts(facts) => {
+                let answer = ResponseAnswer::Status { facts: response::settings(facts.take()) };
+                response::answer(out, correlation, answer, Vec::new());
+            }
             Kind::Time(time) => self.reply(out, correlation, crate::offset_time::refine(outcome, time)),
             Kind::Plain => self.reply(out, correlation, outcome),
         }
@@ -295,6 +357,7 @@ impl From<ReadError> for End {
             ReadError::Cut | ReadError::Io(_) => return End::Broken(error.to_string()),
             ReadError::TooLarge { .. } => ErrorCode::FrameTooLarge,
             ReadError::Stalled => ErrorCode::TimedOut,
+            ReadError::TooSlow { .. } => ErrorCode::Overloaded,
         };
         End::Refused(0, Refusal::new(code, error.to_string()))
     }

@@ -68,6 +68,9 @@ pub struct UringDriver {
     /// Where the kernel writes the count of the bell.
     bell_count: Box<u64>,
     bell_armed: bool,
+    /// How long to sleep, for kernels that take it by an entry: an entry that an enter refused is still in the
+    /// queue when that sleep is over, and is read by the next.
+    sleep_time: Box<types::Timespec>,
     random: system::Random,
     blocks: system::BlockSizes,
     _not_send: PhantomData<*const ()>,
@@ -95,6 +98,7 @@ impl UringDriver {
             bell: Arc::new(bell),
             bell_count: Box::new(0),
             bell_armed: false,
+            sleep_time: Box::default(),
             random: system::Random::default(),
             blocks: system::BlockSizes::default(),
             _not_send: PhantomData,
@@ -169,9 +173,9 @@ impl UringDriver {
             let arguments = types::SubmitArgs::new().timespec(&time);
             return tolerate(self.ring.submitter().submit_with_args(1, &arguments).map(|_| ()));
         }
-        // Count 1: the timeout ends with the next completion, so it never outlives this sleep. The kernel
-        // copies the time when it takes the entry, which is before this returns.
-        let timeout = opcode::Timeout::new(&time).count(1).build().user_data(TIMEOUT);
+        // Count 1: the timeout ends with the next completion, so it never outlives this sleep.
+        *self.sleep_time = time;
+        let timeout = opcode::Timeout::new(&raw const *self.sleep_time).count(1).build().user_data(TIMEOUT);
         if !self.try_push(&Queued::One(timeout)) {
             return self.poll_kernel();
         }
@@ -326,6 +330,7 @@ impl Drop for UringDriver {
                 );
                 Box::leak(Box::new(std::mem::take(&mut self.slots)));
                 Box::leak(std::mem::take(&mut self.bell_count));
+                Box::leak(std::mem::take(&mut self.sleep_time));
                 return;
             }
             self.in_flight -= self.ready.len();

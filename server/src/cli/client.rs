@@ -1,12 +1,13 @@
 //! Flags of the commands that talk to a broker: topics, cursors, produce, consume.
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 use martlet_core::Acks;
 use martlet_core::config::parse_duration;
+
+use super::place::Places;
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum TopicCommand {
@@ -15,7 +16,7 @@ pub(crate) enum TopicCommand {
         /// NAME or persistent://TENANT/NAMESPACE/NAME.
         topic: String,
         /// Number of partitions [default: the broker's topic.partitions].
-        #[arg(long)]
+        #[arg(long, value_name = "NUMBER")]
         partitions: Option<u32>,
         /// Succeed if the topic is there already.
         #[arg(long)]
@@ -26,22 +27,29 @@ pub(crate) enum TopicCommand {
     /// List topics.
     List {
         /// Only names that begin so.
-        #[arg(long, default_value = "")]
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
         prefix: String,
     },
     /// Show a topic: settings, and for each partition its shard, offsets and size.
-    Describe { topic: String },
+    Describe {
+        /// NAME or persistent://TENANT/NAMESPACE/NAME.
+        topic: String,
+    },
     /// Change settings, or add partitions.
     Alter {
+        /// NAME or persistent://TENANT/NAMESPACE/NAME.
         topic: String,
         /// New number of partitions; it may only grow. Keys may then go to other partitions.
-        #[arg(long)]
+        #[arg(long, value_name = "NUMBER")]
         partitions: Option<u32>,
         #[command(flatten)]
         settings: TopicSettings,
     },
     /// Delete a topic and its records.
-    Delete { topic: String },
+    Delete {
+        /// NAME or persistent://TENANT/NAMESPACE/NAME.
+        topic: String,
+    },
 }
 
 /// Settings of a topic; what is not given keeps its value, or the broker's default.
@@ -97,20 +105,31 @@ impl TopicSettings {
 #[derive(Subcommand, Debug)]
 pub(crate) enum CursorCommand {
     /// List the cursors of a topic with the offset each will read next.
-    List { topic: String },
+    List {
+        /// NAME or persistent://TENANT/NAMESPACE/NAME.
+        topic: String,
+    },
     /// Move a cursor; this is the only way it goes back.
     Reset {
+        /// NAME or persistent://TENANT/NAMESPACE/NAME.
         topic: String,
+        /// Name of the cursor; it is made if it is not there.
         cursor: String,
-        /// earliest, latest, an offset, or a time: RFC 3339, @MILLISECONDS, or an age as -10m.
-        #[arg(long, default_value = "earliest", allow_hyphen_values = true)]
-        to: From,
+        /// earliest, latest, an offset, a time (RFC 3339, @MILLISECONDS or @SECONDSs), an age as -10m, or
+        /// one of these for each partition as 0:12,1:latest; partitions that are not named then stay.
+        #[arg(long, default_value = "earliest", allow_hyphen_values = true, value_name = "PLACE")]
+        to: Places,
         /// Only this partition.
-        #[arg(long)]
+        #[arg(long, value_name = "NUMBER")]
         partition: Option<u32>,
     },
     /// Delete a cursor.
-    Delete { topic: String, cursor: String },
+    Delete {
+        /// NAME or persistent://TENANT/NAMESPACE/NAME.
+        topic: String,
+        /// Name of the cursor.
+        cursor: String,
+    },
 }
 
 /// How records are told apart in a stream of bytes.
@@ -141,8 +160,14 @@ pub(crate) struct ProduceArguments {
     /// When a record counts as sent: none, memory, replicated or durable [default: the topic's].
     #[arg(long, value_name = "LEVEL")]
     pub(crate) acks: Option<Acks>,
+    /// Send a record that has a key and nothing behind the separator as a tombstone: its key is deleted.
+    #[arg(long, requires = "key_separator")]
+    pub(crate) tombstones: bool,
+    /// Give every record this header; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+    pub(crate) header: Vec<(String, String)>,
     /// Send everything to this partition instead of by key.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     pub(crate) partition: Option<u32>,
     /// Compress batches: none, lz4, zstd, snappy or gzip.
     #[arg(long, value_name = "NAME", default_value = "none")]
@@ -165,13 +190,13 @@ pub(crate) struct ProduceArguments {
 pub(crate) struct ConsumeArguments {
     /// NAME or persistent://TENANT/NAMESPACE/NAME.
     pub(crate) topic: String,
-    /// Where to begin: earliest, latest, an offset, or a time: RFC 3339, @MILLISECONDS, or an age as -10m.
-    /// With
-    /// --cursor this is only used for partitions where the cursor is not there yet [default: earliest].
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) from: Option<From>,
+    /// Where to begin: earliest, latest, an offset, a time (RFC 3339, @MILLISECONDS or @SECONDSs), an age as
+    /// -10m, or one of these for each partition as 0:12,1:latest. With --cursor this is only used for
+    /// partitions where the cursor is not there yet [default: earliest].
+    #[arg(long, allow_hyphen_values = true, value_name = "PLACE")]
+    pub(crate) from: Option<Places>,
     /// Stop after so many records.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     pub(crate) count: Option<u64>,
     /// Stop at the end that each partition has when the command starts.
     #[arg(long)]
@@ -180,7 +205,7 @@ pub(crate) struct ConsumeArguments {
     #[arg(long, value_name = "NAME")]
     pub(crate) cursor: Option<String>,
     /// Only this partition.
-    #[arg(long)]
+    #[arg(long, value_name = "NUMBER")]
     pub(crate) partition: Option<u32>,
     #[command(flatten)]
     pub(crate) framing: Framing,
@@ -189,63 +214,12 @@ pub(crate) struct ConsumeArguments {
     pub(crate) key_separator: Option<String>,
 }
 
-/// A place in a partition as the command line names it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum From {
-    Earliest,
-    Latest,
-    Offset(u64),
-    /// Wall milliseconds.
-    Time(i64),
-    /// So long ago.
-    Ago(Duration),
-}
-
-impl FromStr for From {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<From, String> {
-        match text {
-            "earliest" => return Ok(From::Earliest),
-            "latest" => return Ok(From::Latest),
-            _ => {}
-        }
-        if let Ok(offset) = text.parse() {
-            return Ok(From::Offset(offset));
-        }
-        if let Some(age) = text.strip_prefix('-') {
-            return parse_duration(age).map(From::Ago);
-        }
-        let milliseconds = text.strip_prefix('@').and_then(|number| number.parse().ok());
-        milliseconds.or_else(|| from_rfc3339(text)).map(From::Time).ok_or_else(|| {
-            "use earliest, latest, an offset, a time as 2026-01-31T12:00:00Z or @MILLISECONDS, \
-             or an age as -10m"
-                .into()
-        })
+/// `NAME=VALUE`; the value may hold further `=`.
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("use NAME=VALUE".into()),
     }
-}
-
-/// Wall milliseconds of an RFC 3339 time; without an offset it is UTC.
-fn from_rfc3339(text: &str) -> Option<i64> {
-    let parsed: toml::value::Datetime = text.parse().ok()?;
-    let date = parsed.date?;
-    let time = parsed.time;
-    let (year, month, day) = (i64::from(date.year), i64::from(date.month), i64::from(date.day));
-    // Days since 1970-01-01 in the proleptic Gregorian calendar, counting years from March.
-    let shifted = if month <= 2 { year - 1 } else { year };
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let days =
-        365 * shifted + shifted.div_euclid(4) - shifted.div_euclid(100) + shifted.div_euclid(400) + of_year
-            - 719_468;
-    let seconds = time.map_or(0, |time| {
-        i64::from(time.hour) * 3600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0))
-    });
-    let milliseconds = time.map_or(0, |time| i64::from(time.nanosecond.unwrap_or(0)) / 1_000_000);
-    let offset_minutes = match parsed.offset {
-        Some(toml::value::Offset::Custom { minutes }) => i64::from(minutes),
-        _ => 0,
-    };
-    Some((days * 86_400 + seconds - offset_minutes * 60) * 1000 + milliseconds)
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -277,20 +251,6 @@ fn unescape(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn places_are_read_in_every_form() {
-        assert_eq!("earliest".parse(), Ok(From::Earliest));
-        assert_eq!("42".parse(), Ok(From::Offset(42)));
-        assert_eq!("@1500".parse(), Ok(From::Time(1500)));
-        assert_eq!("-10m".parse(), Ok(From::Ago(Duration::from_secs(600))));
-        assert_eq!("1970-01-01".parse(), Ok(From::Time(0)));
-        assert_eq!("2000-03-01T00:00:00Z".parse(), Ok(From::Time(951_868_800_000)));
-        assert_eq!("2026-11-21T22:55:00.250+01:00".parse(), Ok(From::Time(1_795_298_100_250)));
-        for bad in ["", "soon", "-", "@x", "2026-13-01T00:00:00Z"] {
-            assert!(bad.parse::<From>().is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn the_flag_of_a_setting_wins_over_set() {

@@ -1,14 +1,17 @@
 //! The command line as types. Owns flags, defaults and help; must never act.
 
 mod client;
+mod help;
+mod place;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use client::{
-    ConsumeArguments, CursorCommand, Framing, From, ProduceArguments, TopicCommand, TopicSettings,
+    ConsumeArguments, CursorCommand, Framing, ProduceArguments, TopicCommand, TopicSettings,
 };
+pub(crate) use place::{Place, Places};
 
 use crate::output::Format;
 
@@ -63,6 +66,24 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: StorageCommand,
     },
+}
+
+/// The command line of this process.
+///
+/// # Errors
+/// What is wrong with it, or help or the version that it asks for.
+pub(crate) fn read() -> Result<Arguments, clap::Error> {
+    let matches = help::with_examples(Arguments::command()).try_get_matches()?;
+    Arguments::from_arg_matches(&matches)
+}
+
+/// What clap says about a command line, without its head, its usage and its line ends.
+pub(crate) fn in_one_line(text: &str) -> String {
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let kept: Vec<&str> =
+        lines.filter(|line| !line.is_empty() && !line.starts_with("For more information")).collect();
+    kept.join(" ")
 }
 
 /// Sources of settings. Later ones win: default, file, environment, `--set`, the flags below.

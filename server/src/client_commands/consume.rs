@@ -1,35 +1,54 @@
 //! `martlet consume`: records of a topic to standard output. A cursor moves only behind what standard output
-//! took.
+//! took, and behind what holds nothing to print.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use martlet_client::{Admin, ClientError, ConsumedRecord, Consumer, ConsumerConfig, Delivery, StartAt};
 use martlet_core::names::check_part;
-use serde_json::{Map, Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::framing::write_record;
+use super::interrupt::Interrupt;
+use super::outage::{LOOK_EVERY, Outage};
+use super::record_json::as_json;
+use super::start_places::{Fitted, beyond, fit};
 use super::{
     ago, block_on, chosen_partitions, connect_config, describe, failure, topic_name, with_topic_hint,
 };
-use crate::cli::{ConsumeArguments, From as Place};
+use crate::cli::{ConsumeArguments, Place, Places};
 use crate::failure::Failure;
 use crate::output::Output;
 
 /// A cursor is moved at least so often while records come, and at the end.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+const COMMIT_EVERY: Duration = LOOK_EVERY;
+/// How long printing waits for a cursor; it is moved later then.
+const COMMIT_WAIT: Duration = Duration::from_secs(2);
+/// How long the end waits for the cursor.
+const LAST_COMMIT_WAIT: Duration = Duration::from_secs(15);
 
 pub(crate) fn run(arguments: &ConsumeArguments, server: &str, output: &Output) -> Result<(), Failure> {
+    let framed = arguments.framing.null || arguments.framing.length_prefixed;
+    if output.is_json() && (framed || arguments.key_separator.is_some()) {
+        return Err(Failure::Usage(
+            "--format json prints one object a line: leave out --null, --length-prefixed and --key-separator"
+                .into(),
+        ));
+    }
     block_on(async {
         let mut reading = Reading::begin(arguments, server, *output).await?;
-        let outcome = reading.read_to_end().await;
+        let mut interrupt = Interrupt::listen()?;
+        let outcome = reading.read_to_end(&mut interrupt).await;
         // What was printed stays printed: the cursor must not lose it when the rest failed.
-        let committed = reading.commit().await;
+        let committed = reading.commit_at_last(&mut interrupt).await;
         outcome.and(committed)?;
         if reading.damaged > 0 {
-            let text = format!("{} ranges could not be read, the rest was printed", reading.damaged);
+            let (ranges, were) = if reading.damaged == 1 { ("range", "was") } else { ("ranges", "were") };
+            let text = format!(
+                "{} {ranges} could not be read and {were} left out, the rest was printed",
+                reading.damaged
+            );
             return Err(Failure::Found(text));
         }
         Ok(())
@@ -44,9 +63,12 @@ struct Reading<'a> {
     consumer: Consumer,
     /// Partition ids by index.
     partitions: BTreeMap<u32, u64>,
-    /// Next offset of each partition, behind what was printed and not yet committed.
-    uncommitted: BTreeMap<u32, u64>,
-    committed_at: Instant,
+    /// By partition: records below this are not printed.
+    wanted_from: BTreeMap<u32, u64>,
+    /// Taken from the consumer and not printed whole: partition, and the first offset not printed.
+    unprinted: Option<(u32, u64)>,
+    /// Where the cursor was moved to, by partition.
+    committed: BTreeMap<u32, u64>,
     printed: u64,
     damaged: u64,
 }
@@ -76,21 +98,26 @@ impl<'a> Reading<'a> {
         config.partitions = arguments.partition.map(|partition| vec![partition]);
         config.cursor.clone_from(&arguments.cursor);
         config.until_end = arguments.until_end;
-        config.start = match (arguments.from, &arguments.cursor) {
-            (None, Some(_)) => StartAt::Cursor,
-            (from, _) => start_at(from.unwrap_or(Place::Earliest)),
-        };
+        let (start, mut fitted) = start(arguments, server, &admin, &chosen).await?;
+        config.start = start;
+        if let (Some(places), Some(cursor)) = (&arguments.from, &arguments.cursor) {
+            if fitted.begins.is_empty() {
+                fitted = fit(&admin, server, &arguments.topic, places, &chosen).await?;
+            }
+            for &(index, partition) in &chosen {
+                let found = admin.cursor_get(partition, cursor).await;
+                if let Some(offset) = found.map_err(|error| failure(error, server))? {
+                    fitted.begins.insert(index, offset);
+                    fitted.wanted_from.remove(&index);
+                }
+            }
+        }
+        fitted.notes.iter().for_each(|note| output.note(note));
         let connected = Consumer::connect(&topic, config).await;
         let mut consumer =
             connected.map_err(|error| with_topic_hint(failure(error, server), &arguments.topic))?;
-        if let (Some(_), Some(cursor)) = (arguments.from, &arguments.cursor) {
-            for &(index, partition) in &chosen {
-                let found =
-                    admin.cursor_get(partition, cursor).await.map_err(|error| failure(error, server))?;
-                if let Some(offset) = found {
-                    consumer.seek(index, StartAt::Offset(offset)).map_err(|error| failure(error, server))?;
-                }
-            }
+        for (index, offset) in fitted.begins {
+            consumer.seek(index, StartAt::Offset(offset)).map_err(|error| failure(error, server))?;
         }
         Ok(Reading {
             arguments,
@@ -99,50 +126,73 @@ impl<'a> Reading<'a> {
             admin,
             consumer,
             partitions: chosen.into_iter().collect(),
-            uncommitted: BTreeMap::new(),
-            committed_at: Instant::now(),
+            wanted_from: fitted.wanted_from,
+            unprinted: None,
+            committed: BTreeMap::new(),
             printed: 0,
             damaged: 0,
         })
     }
 
     /// Prints until the count, the end, or a signal.
-    async fn read_to_end(&mut self) -> Result<(), Failure> {
-        let listen = |kind| signal(kind).map_err(|error| Failure::io("cannot listen for signals", &error));
-        let mut interrupt = listen(SignalKind::interrupt())?;
-        let mut terminate = listen(SignalKind::terminate())?;
+    async fn read_to_end(&mut self, interrupt: &mut Interrupt) -> Result<(), Failure> {
+        let mut outage = Outage::new(self.server);
+        let mut tick = interval(COMMIT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.arguments.count.is_none_or(|count| self.printed < count) {
-            let commit_at = self.committed_at + COMMIT_EVERY;
             let step = tokio::select! {
                 step = self.consumer.next() => step,
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
-                () = tokio::time::sleep_until(commit_at.into()), if !self.uncommitted.is_empty() => {
-                    self.commit().await?;
+                () = interrupt.asked() => return Ok(()),
+                _ = tick.tick() => {
+                    let away = self.consumer.outage();
+                    outage.look(away.as_ref(), self.output);
+                    if away.is_none() {
+                        match interrupt.or(timeout(COMMIT_WAIT, self.commit())).await {
+                            Some(Ok(Err(failure @ Failure::Refused(_)))) => return Err(failure),
+                            // What was not moved now is moved later, or at the end.
+                            Some(_) => {}
+                            None => return Ok(()),
+                        }
+                    }
                     continue;
                 }
             };
             match self.judge(step)? {
-                Step::Delivered(delivery) => self.print(&delivery).await?,
+                Step::Delivered(delivery) => {
+                    // Standard output may be blocked for long.
+                    match interrupt.or(self.print(&delivery)).await {
+                        Some(printed) => printed?,
+                        None => return Ok(()),
+                    }
+                }
                 Step::Skipped => {}
                 Step::End => return Ok(()),
-            }
-            if self.committed_at.elapsed() >= COMMIT_EVERY {
-                self.commit().await?;
             }
         }
         Ok(())
     }
 
-    /// A damaged range is told and passed over; any other failure ends the command.
+    /// A range that cannot be read is told and passed over; any other failure ends the command.
     fn judge(&mut self, step: Result<Option<Delivery>, ClientError>) -> Result<Step, Failure> {
         match step {
             Ok(Some(delivery)) => Ok(Step::Delivered(delivery)),
             Ok(None) => Ok(Step::End),
             Err(error @ (ClientError::CorruptRange { .. } | ClientError::Unreadable { .. })) => {
                 self.damaged += 1;
-                self.output.note(&format!("warning: {error}"));
+                self.output.warn(&error.to_string());
                 Ok(Step::Skipped)
+            }
+            Err(ClientError::OutOfRange { partition, from, next_offset, .. }) if from < next_offset => {
+                self.output.warn(&format!(
+                    "partition {partition}: retention removed offsets {from} to {next_offset} before they \
+                     were read: going on at {next_offset}"
+                ));
+                let sought = self.consumer.seek(partition, StartAt::Offset(next_offset));
+                sought.map_err(|error| failure(error, self.server))?;
+                Ok(Step::Skipped)
+            }
+            Err(ClientError::OutOfRange { partition, from, next_offset, .. }) => {
+                Err(beyond(&self.arguments.topic, partition, from, next_offset))
             }
             Err(error) => Err(failure(error, self.server)),
         }
@@ -150,12 +200,18 @@ impl<'a> Reading<'a> {
 
     async fn print(&mut self, delivery: &Delivery) -> Result<(), Failure> {
         let left = self.arguments.count.map_or(u64::MAX, |count| count - self.printed);
+        let partition = delivery.partition();
+        let wanted_from = self.wanted_from.get(&partition).copied().unwrap_or(0);
         let mut bytes = Vec::new();
-        let mut next_offset = delivery.next_offset();
+        let mut rest = None;
         let mut taken = 0;
         for record in delivery.records() {
+            self.unprinted.get_or_insert((partition, record.offset));
+            if record.offset < wanted_from {
+                continue;
+            }
             if taken == left {
-                next_offset = record.offset;
+                rest = Some((partition, record.offset));
                 break;
             }
             self.form(&record, &mut bytes)?;
@@ -171,7 +227,7 @@ impl<'a> Reading<'a> {
             Err(error) => return Err(Failure::Failed(format!("cannot write to standard output: {error}"))),
         }
         self.printed += taken;
-        self.uncommitted.insert(delivery.partition(), next_offset);
+        self.unprinted = rest;
         Ok(())
     }
 
@@ -190,14 +246,21 @@ impl<'a> Reading<'a> {
         write_record(bytes, self.arguments.framing, parts).map_err(|error| Failure::writing(&error))
     }
 
-    /// Moves the cursor, if there is one, behind what was printed.
+    /// Partitions whose cursor is not where reading stands, with the offset to move it to.
+    fn moved(&self) -> Vec<(u32, u64)> {
+        let stands =
+            self.consumer.positions().into_iter().filter_map(|(index, position)| match self.unprinted {
+                Some((partition, offset)) if partition == index => Some((index, offset)),
+                _ => Some((index, position?)),
+            });
+        stands.filter(|(index, offset)| self.committed.get(index) != Some(offset)).collect()
+    }
+
+    /// Moves the cursor, if there is one, behind what was printed and what holds nothing to print, also where
+    /// nothing was printed at all: the next run begins there. Cancel-safe.
     async fn commit(&mut self) -> Result<(), Failure> {
-        self.committed_at = Instant::now();
-        let Some(cursor) = &self.arguments.cursor else {
-            self.uncommitted.clear();
-            return Ok(());
-        };
-        while let Some((&index, &offset)) = self.uncommitted.iter().next() {
+        let Some(cursor) = &self.arguments.cursor else { return Ok(()) };
+        for (index, offset) in self.moved() {
             if !self.partitions.contains_key(&index) {
                 // A partition that was added meanwhile.
                 let described = describe(&self.admin, self.server, &self.arguments.topic).await?;
@@ -207,85 +270,44 @@ impl<'a> Reading<'a> {
                 let set = self.admin.cursor_set(partition, cursor, offset, false).await;
                 set.map_err(|error| failure(error, self.server))?;
             }
-            self.uncommitted.remove(&index);
+            self.committed.insert(index, offset);
         }
         Ok(())
     }
-}
 
-fn start_at(place: Place) -> StartAt {
-    match place {
-        Place::Earliest => StartAt::Earliest,
-        Place::Latest => StartAt::Latest,
-        Place::Offset(offset) => StartAt::Offset(offset),
-        Place::Time(time) => StartAt::Time(time),
-        Place::Ago(age) => StartAt::Time(ago(age)),
-    }
-}
-
-fn as_json(record: &ConsumedRecord<'_>) -> Value {
-    let mut value = Map::new();
-    value.insert("partition".into(), json!(record.partition));
-    value.insert("offset".into(), json!(record.offset));
-    value.insert("timestamp".into(), json!(record.timestamp));
-    insert_bytes(&mut value, "key", record.key);
-    insert_bytes(&mut value, "value", record.value);
-    let headers: Vec<Value> = record
-        .headers()
-        .map(|header| {
-            let mut entry = Map::new();
-            entry.insert("name".into(), json!(header.name));
-            insert_bytes(&mut entry, "value", header.value);
-            Value::Object(entry)
-        })
-        .collect();
-    value.insert("headers".into(), Value::Array(headers));
-    Value::Object(value)
-}
-
-/// As text if it is UTF-8, else under `NAME_base64`.
-fn insert_bytes(object: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
-    match bytes.map(|bytes| (bytes, std::str::from_utf8(bytes))) {
-        None => object.insert(name.into(), Value::Null),
-        Some((_, Ok(text))) => object.insert(name.into(), json!(text)),
-        Some((bytes, Err(_))) => object.insert(format!("{name}_base64"), json!(base64(bytes))),
-    };
-}
-
-/// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for position in 0..4 {
-            let index = (bits >> (18 - 6 * position)) & 63;
-            text.push(if position <= group.len() { char::from(ALPHABET[index as usize]) } else { '=' });
+    /// As [`Reading::commit`], within a bound and until a signal.
+    async fn commit_at_last(&mut self, interrupt: &mut Interrupt) -> Result<(), Failure> {
+        if self.arguments.cursor.is_none() || self.moved().is_empty() {
+            return Ok(());
+        }
+        let unsaved = |why: &str| {
+            let text = "the cursor is not behind everything that was printed, the next run prints some of it";
+            format!("{text} again: {why}")
+        };
+        match interrupt.or(timeout(LAST_COMMIT_WAIT, self.commit())).await {
+            Some(Ok(Err(Failure::Unreachable(why)))) => Err(Failure::Unreachable(unsaved(&why))),
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => Err(Failure::Unreachable(unsaved("the broker does not answer"))),
+            None => Err(Failure::Failed(unsaved("interrupted"))),
         }
     }
-    text
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_known_vectors() {
-        // RFC 4648, section 10.
-        for (bytes, text) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(bytes.as_bytes()), text);
-        }
-    }
-
-    #[test]
-    fn bytes_that_are_not_text_are_told_as_such() {
-        let mut object = Map::new();
-        insert_bytes(&mut object, "key", None);
-        insert_bytes(&mut object, "value", Some(&[0xff]));
-        assert_eq!(Value::Object(object), json!({ "key": null, "value_base64": "/w==" }));
-    }
+/// Where the consumer starts, and the partitions for which that is not enough.
+async fn start(
+    arguments: &ConsumeArguments,
+    server: &str,
+    admin: &Admin,
+    chosen: &[(u32, u64)],
+) -> Result<(StartAt, Fitted), Failure> {
+    let nothing = Fitted::default();
+    Ok(match (&arguments.from, &arguments.cursor) {
+        (None, Some(_)) => (StartAt::Cursor, nothing),
+        (None, None) => (StartAt::Earliest, nothing),
+        (Some(Places::All(Place::Earliest)), _) => (StartAt::Earliest, nothing),
+        (Some(Places::All(Place::Latest)), _) => (StartAt::Latest, nothing),
+        (Some(Places::All(Place::Time(time))), _) => (StartAt::Time(*time), nothing),
+        (Some(Places::All(Place::Ago(age))), _) => (StartAt::Time(ago(*age)), nothing),
+        (Some(places), _) => (StartAt::Earliest, fit(admin, server, &arguments.topic, places, chosen).await?),
+    })
 }

@@ -7,8 +7,9 @@ use martlet_core::native::TopicDescription;
 use martlet_core::{ErrorCode, Refusal};
 use serde_json::json;
 
-use super::{admin, block_on, chosen_partitions, describe, failure, offset_at};
-use crate::cli::{CursorCommand, From as Place};
+use super::start_places::fit;
+use super::{admin, block_on, chosen_partitions, describe, failure};
+use crate::cli::{CursorCommand, Places};
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -22,8 +23,20 @@ pub(crate) fn run(command: &CursorCommand, server: &str, output: &Output) -> Res
             }
             CursorCommand::Reset { topic, cursor, to, partition } => {
                 let described = describe(&admin, server, topic).await?;
-                let partitions = chosen_partitions(&described, *partition)?;
-                reset(&admin, server, cursor, *to, &partitions, output).await
+                let mut partitions = chosen_partitions(&described, *partition)?;
+                if matches!(to, Places::Each(_)) {
+                    // `fit` refuses those that are named and not there.
+                    let is_named = |index: u32| to.named().any(|named| named == index);
+                    let named = |(index, _): &(u32, u64)| is_named(*index) || partition.is_some();
+                    partitions.retain(named);
+                }
+                let fitted = fit(&admin, server, topic, to, &partitions).await?;
+                fitted.notes.iter().for_each(|note| output.note(note));
+                let places: Vec<(u32, u64, u64)> = partitions
+                    .into_iter()
+                    .filter_map(|(index, id)| Some((index, id, *fitted.begins.get(&index)?)))
+                    .collect();
+                reset(&admin, server, cursor, &places, output).await
             }
             CursorCommand::Delete { topic, cursor } => {
                 let described = describe(&admin, server, topic).await?;
@@ -64,28 +77,22 @@ async fn list(admin: &Admin, server: &str, topic: &TopicDescription, output: &Ou
     output.table(&["CURSOR", "PARTITION", "OFFSET", "END", "BEHIND"], rows, &found)
 }
 
+/// Moves the cursor in each of `places`: index, id, offset.
 async fn reset(
     admin: &Admin,
     server: &str,
     cursor: &str,
-    to: Place,
-    partitions: &[(u32, u64)],
+    places: &[(u32, u64, u64)],
     output: &Output,
 ) -> Result<(), Failure> {
-    let mut places = Vec::new();
-    for &(index, partition) in partitions {
-        let offset = match offset_at(to) {
-            Err(offset) => offset,
-            Ok(at) => admin.offset_for(partition, at).await.map_err(|error| failure(error, server))?.0,
-        };
+    for &(_, partition, offset) in places {
         let set = admin.cursor_set(partition, cursor, offset, true).await;
         set.map_err(|error| failure(error, server))?;
-        places.push((index, offset));
     }
     let text: Vec<String> =
-        places.iter().map(|(index, offset)| format!("partition {index} at {offset}")).collect();
+        places.iter().map(|(index, _, offset)| format!("partition {index} at {offset}")).collect();
     let values: Vec<_> =
-        places.iter().map(|(index, offset)| json!({ "partition": index, "offset": offset })).collect();
+        places.iter().map(|(index, _, offset)| json!({ "partition": index, "offset": offset })).collect();
     output.say(&format!("reset {cursor}: {}", text.join(", ")), &json!({ "cursor": cursor, "reset": values }))
 }
 

@@ -130,9 +130,14 @@ impl<R: Read> Splitter<R> {
     }
 
     fn too_long(&self, bytes: usize) -> Failure {
+        let remedy = match self.framing.end() {
+            None => "does each record follow its length as four bytes, most significant first?",
+            Some(b'\n') => "is --null or --length-prefixed missing?",
+            Some(_) => "is each record followed by a zero byte?",
+        };
         Failure::Failed(format!(
             "record {} of the input has {bytes} bytes or more, at most {RECORD_BYTES_MAX} are possible: \
-             is --null or --length-prefixed missing?",
+             {remedy}",
             self.records + 1
         ))
     }
@@ -211,7 +216,7 @@ mod tests {
         for cut in [&[0u8, 0, 0, 2, b'a'][..], &[0, 0]] {
             assert!(split(cut, prefixed, 1).unwrap_err().to_string().contains("cut off"));
         }
-        assert!(split(&[255; 8], prefixed, 8).unwrap_err().to_string().contains("--length-prefixed"));
+        assert!(split(&[255; 8], prefixed, 8).unwrap_err().to_string().contains("most significant first"));
     }
 
     #[test]

@@ -4,7 +4,11 @@
 pub(crate) mod consume;
 pub(crate) mod cursor;
 mod framing;
+mod interrupt;
+mod outage;
 pub(crate) mod produce;
+mod record_json;
+mod start_places;
 pub(crate) mod status;
 pub(crate) mod topic;
 
@@ -12,10 +16,9 @@ use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use martlet_client::{Admin, ClientError, ConnectConfig};
-use martlet_core::native::{OffsetAt, TopicDescription};
+use martlet_core::native::TopicDescription;
 use martlet_core::{ErrorCode, Refusal, TopicName};
 
-use crate::cli::From as Place;
 use crate::failure::Failure;
 
 /// How long a command tries to reach its broker; `produce` tries longer.
@@ -81,13 +84,29 @@ fn failure(error: ClientError, server: &str) -> Failure {
         ClientError::Refused { code, detail, next_offset } => {
             Failure::Refused(Refusal { code, detail, next_offset })
         }
-        ClientError::Unreachable { detail } => Failure::Unreachable(format!(
-            "no broker at {server}: {detail}: start one with `martlet start`, or name another with --server"
+        ClientError::Unreachable { .. } => Failure::Unreachable(format!(
+            "no broker at {server}: {}: start one with `martlet start`, or name another with --server",
+            reason(&error, server)
+        )),
+        ClientError::Protocol { detail } => Failure::Unreachable(format!(
+            "what answers at {server} does not speak Martlet's native protocol ({detail}): name the port \
+             that the ready line of `martlet start` shows as native="
         )),
         ClientError::TimedOut { .. } => Failure::Unreachable(error.to_string()),
         ClientError::InvalidConfig { detail } => Failure::Usage(detail),
         other => Failure::Failed(other.to_string()),
     }
+}
+
+/// Why the broker is not there, in few words.
+fn reason(error: &ClientError, server: &str) -> String {
+    let text = match error {
+        ClientError::Unreachable { detail } | ClientError::TimedOut { detail } => detail.clone(),
+        other => other.to_string(),
+    };
+    let text = text.strip_prefix(&format!("{server}: ")).unwrap_or(&text);
+    let text = text.strip_prefix("failed to lookup address information: ").unwrap_or(text);
+    text.split(" (os error").next().unwrap_or(text).to_lowercase()
 }
 
 /// A topic name in its full form.
@@ -130,17 +149,6 @@ fn chosen_partitions(topic: &TopicDescription, chosen: Option<u32>) -> Result<Ve
 
 fn no_partition(wanted: u32, count: usize) -> Failure {
     Failure::Usage(format!("there is no partition {wanted}: the topic has {count}, numbered from 0"))
-}
-
-/// The place as the protocol names it; `Err(offset)` for a plain offset.
-fn offset_at(place: Place) -> Result<OffsetAt, u64> {
-    match place {
-        Place::Earliest => Ok(OffsetAt::Earliest),
-        Place::Latest => Ok(OffsetAt::Latest),
-        Place::Offset(offset) => Err(offset),
-        Place::Time(time) => Ok(OffsetAt::Time(time)),
-        Place::Ago(age) => Ok(OffsetAt::Time(ago(age))),
-    }
 }
 
 fn ago(age: Duration) -> i64 {

@@ -7,12 +7,14 @@ use std::io::{self, Read};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use martlet_client::{Admin, ClientError, Codec, Producer, ProducerConfig, Record};
+use martlet_client::{Admin, ClientError, Codec, Header, Producer, ProducerConfig, Record};
 use martlet_core::{Acks, ErrorCode, Refusal};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::framing::{Splitter, split_key};
+use super::interrupt::Interrupt;
+use super::outage::{LOOK_EVERY, Outage};
 use super::{block_on, connect_config, failure, no_partition, topic_name, with_topic_hint};
 use crate::cli::{Framing, ProduceArguments};
 use crate::failure::Failure;
@@ -39,36 +41,84 @@ struct Chunk {
 pub(crate) fn run(arguments: &ProduceArguments, server: &str, output: &Output) -> Result<(), Failure> {
     let codec = codec(&arguments.compression)?;
     let (input, length) = open(arguments)?;
-    let progress = progress(length, output);
     block_on(async {
         let producer = connect(arguments, server, codec, output).await?;
         if let Some(wanted) = arguments.partition.filter(|wanted| *wanted >= producer.partitions()) {
             return Err(no_partition(wanted, producer.partitions() as usize));
         }
-        let mut chunks = read_in_background(input, arguments.framing)?;
-        let mut totals = Totals::default();
-        let mut broken = None;
-        while let Some(chunk) = chunks.recv().await {
-            match chunk {
-                Ok(chunk) => send(&producer, &chunk, arguments, server, &mut totals).await?,
-                Err(failure) => broken = Some(failure),
+        let mut watch =
+            Watch { interrupt: Interrupt::listen()?, outage: Outage::new(server), output: *output };
+        let mut sending = Sending {
+            producer: &producer,
+            arguments,
+            headers: arguments.header.iter().map(as_header).collect(),
+            server,
+            progress: progress(length, output),
+            has_length: length.is_some(),
+            totals: Totals::default(),
+        };
+        let chunks = read_in_background(input, arguments.framing)?;
+        let broken = match watch.over(&producer, sending.send_all(chunks)).await {
+            Some(broken) => broken?.map(|failure| failure.to_string()),
+            None => Some("interrupted".to_owned()),
+        };
+        // What was read is waited for, also after an interrupt; a second one ends that.
+        match watch.over(&producer, producer.close()).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => return Err(not_all(error, server, &producer).await),
+            None => {
+                let known = producer.acknowledged();
+                return Err(Failure::Failed(format!(
+                    "interrupted: {} known to be acknowledged",
+                    records(known)
+                )));
             }
-            progress.set_position(if length.is_some() { totals.input_bytes } else { totals.records });
         }
-        if let Err(error) = producer.close().await {
-            return Err(not_all(error, server, &producer).await);
+        sending.progress.finish_and_clear();
+        if let Some(why) = broken {
+            let (known, done) = (records(producer.acknowledged()), done(arguments.acks));
+            let text = format!("{why}: {known} before it {done}, what follows was not sent");
+            return Err(Failure::Failed(text));
         }
-        progress.finish_and_clear();
-        let text = totals.told(arguments.acks);
-        if let Some(failure) = broken {
-            return Err(Failure::Failed(format!("{failure}; {text} before it")));
-        }
-        if output.is_json() {
-            return output.say("", &json!({ "records": totals.records, "bytes": totals.bytes }));
-        }
-        output.note(&text);
-        Ok(())
+        sending.totals.tell(arguments.acks, *output)
     })
+}
+
+fn as_header((name, value): &(String, String)) -> Header<'_> {
+    Header { name, value: Some(value.as_bytes()) }
+}
+
+/// What a long command does beside its work: it listens for signals and tells when the broker is away.
+struct Watch<'a> {
+    interrupt: Interrupt,
+    outage: Outage<'a>,
+    output: Output,
+}
+
+impl Watch<'_> {
+    /// What `work` gives, or `None` if a signal comes first.
+    async fn over<T>(&mut self, producer: &Producer, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                () = self.interrupt.asked() => return None,
+                _ = look.tick() => self.outage.look(producer.outage().as_ref(), self.output),
+            }
+        }
+    }
+}
+
+/// `1 record`, `2 records`.
+fn records(count: u64) -> String {
+    if count == 1 { "1 record".into() } else { format!("{count} records") }
+}
+
+/// What became of records that did not fail.
+fn done(acks: Option<Acks>) -> &'static str {
+    // Without answers nobody knows more.
+    if acks == Some(Acks::None) { "sent" } else { "acknowledged" }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -80,51 +130,85 @@ struct Totals {
 }
 
 impl Totals {
-    /// What became of the records, none of which failed.
-    fn told(&self, acks: Option<Acks>) -> String {
-        let records = if self.records == 1 { "record" } else { "records" };
+    /// Says what became of the records, none of which failed.
+    fn tell(&self, acks: Option<Acks>, output: Output) -> Result<(), Failure> {
+        if output.is_json() {
+            return output.say("", &json!({ "records": self.records, "bytes": self.bytes }));
+        }
         let bytes = if self.bytes == 1 { "byte" } else { "bytes" };
-        // Without answers nobody knows more.
-        let done = if acks == Some(Acks::None) { "sent" } else { "acknowledged" };
-        format!("{} {records} with {} {bytes} {done}", self.records, self.bytes)
+        output.note(&format!("{} with {} {bytes} {}", records(self.records), self.bytes, done(acks)));
+        Ok(())
     }
 }
 
-async fn send(
-    producer: &Producer,
-    chunk: &Chunk,
-    arguments: &ProduceArguments,
-    server: &str,
-    totals: &mut Totals,
-) -> Result<(), Failure> {
-    let record_at = |index: usize| {
-        let from = index.checked_sub(1).map_or(0, |before| chunk.ends[before]);
-        let (key, value) =
-            split_key(&chunk.bytes[from..chunk.ends[index]], arguments.key_separator.as_deref());
-        Record { key, value: Some(value), partition: arguments.partition, ..Record::default() }
-    };
-    let mut sent = 0;
-    while sent < chunk.ends.len() {
-        // What follows a record that was given up is not sent: the input would have a gap in the topic.
-        if let Some(error) = producer.failure() {
-            return Err(not_all(error, server, producer).await);
-        }
-        match producer.try_send_all((sent..chunk.ends.len()).map(record_at)) {
-            Ok(taken) => sent += taken,
-            // Waits for room.
-            Err(ClientError::BufferFull) => {
-                if let Err(error) = producer.send_nowait(record_at(sent)).await {
-                    return Err(not_all(error, server, producer).await);
-                }
-                sent += 1;
+/// Records on their way from the input to the producer.
+struct Sending<'a> {
+    producer: &'a Producer,
+    arguments: &'a ProduceArguments,
+    headers: Vec<Header<'a>>,
+    server: &'a str,
+    progress: ProgressBar,
+    has_length: bool,
+    totals: Totals,
+}
+
+impl Sending<'_> {
+    /// Sends whole chunks to the end of the input; why the input broke off, if it did.
+    async fn send_all(
+        &mut self,
+        mut chunks: mpsc::Receiver<Result<Chunk, Failure>>,
+    ) -> Result<Option<Failure>, Failure> {
+        let mut broken = None;
+        while let Some(chunk) = chunks.recv().await {
+            match chunk {
+                Ok(chunk) => self.send(&chunk).await?,
+                Err(failure) => broken = Some(failure),
             }
-            Err(error) => return Err(not_all(error, server, producer).await),
+            let position = if self.has_length { self.totals.input_bytes } else { self.totals.records };
+            self.progress.set_position(position);
+        }
+        Ok(broken)
+    }
+
+    fn record<'c>(&'c self, chunk: &'c Chunk, index: usize) -> Record<'c> {
+        let from = index.checked_sub(1).map_or(0, |before| chunk.ends[before]);
+        let whole = &chunk.bytes[from..chunk.ends[index]];
+        let (key, value) = split_key(whole, self.arguments.key_separator.as_deref());
+        let is_tombstone = self.arguments.tombstones && key.is_some() && value.is_empty();
+        Record {
+            key,
+            value: (!is_tombstone).then_some(value),
+            headers: &self.headers,
+            partition: self.arguments.partition,
+            ..Record::default()
         }
     }
-    totals.records += sent as u64;
-    totals.bytes += chunk.bytes.len() as u64;
-    totals.input_bytes = chunk.input_bytes;
-    Ok(())
+
+    async fn send(&mut self, chunk: &Chunk) -> Result<(), Failure> {
+        let (producer, server) = (self.producer, self.server);
+        let mut sent = 0;
+        while sent < chunk.ends.len() {
+            // What follows a record that was given up is not sent: the input would have a gap in the topic.
+            if let Some(error) = producer.failure() {
+                return Err(not_all(error, server, producer).await);
+            }
+            match producer.try_send_all((sent..chunk.ends.len()).map(|index| self.record(chunk, index))) {
+                Ok(taken) => sent += taken,
+                // Waits for room.
+                Err(ClientError::BufferFull) => {
+                    if let Err(error) = producer.send_nowait(self.record(chunk, sent)).await {
+                        return Err(not_all(error, server, producer).await);
+                    }
+                    sent += 1;
+                }
+                Err(error) => return Err(not_all(error, server, producer).await),
+            }
+        }
+        self.totals.records += sent as u64;
+        self.totals.bytes += chunk.bytes.len() as u64;
+        self.totals.input_bytes = chunk.input_bytes;
+        Ok(())
+    }
 }
 
 /// A failure after some records were sent: says so, because sending the input again would double them.

@@ -1,12 +1,11 @@
-//! Metrics in the OpenMetrics text form. Owns their names: `martlet_` in front, base units, bounded labels
-//! (only
-//! `shard`).
+//! Metrics in the OpenMetrics text form. Owns their names: `martlet_` in front, base units, `_total` behind
+//! counters, bounded labels (`shard`, and `version` of the build).
 
 use std::fmt;
 use std::sync::Arc;
 
 use martlet_node::{NodeStats, ShardStats};
-use martlet_wal::counters::LATENCY_BUCKETS_US;
+use martlet_wal::counters::{LATENCY_BUCKETS_US, SIZE_BUCKETS_BYTES};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -35,7 +34,15 @@ const COUNTERS: &[(&str, &str, ReadNumber)] = &[
     ("martlet_refusals", "calls refused with a typed error", |s| s.engine.refusals),
     ("martlet_connections_accepted", "connections accepted", |s| s.connections_accepted),
     ("martlet_connections_refused", "connections refused at a bound", |s| s.connections_refused),
-    ("martlet_wal_frames", "frames logged; each body is copied once", |s| s.log.frames),
+    ("martlet_connections_cut_off", "connections ended because their peer was too slow", |s| {
+        s.connections_cut_off
+    }),
+    ("martlet_wal_frames", "frames logged", |s| s.log.frames),
+    (
+        "martlet_wal_copied_bytes",
+        "bytes of frames copied into buffers of the ring, carried ones again",
+        |s| s.log.frame_bytes + s.log.carried_bytes,
+    ),
     ("martlet_wal_frame_bytes", "bytes of frames logged", |s| s.log.frame_bytes),
     ("martlet_wal_notes", "state records logged", |s| s.log.notes),
     ("martlet_wal_flushes", "flushes of the ring", |s| s.log.flushes),
@@ -44,6 +51,19 @@ const COUNTERS: &[(&str, &str, ReadNumber)] = &[
     ("martlet_wal_carried_bytes", "bytes of frames logged again", |s| s.log.carried_bytes),
     ("martlet_wal_settled_bytes", "bytes written to segments", |s| s.log.settled_bytes),
     ("martlet_wal_settled_runs", "runs written to segments", |s| s.log.settled_runs),
+    ("martlet_wal_settled_from_memory_bytes", "bytes of frames settled from written buffers", |s| {
+        s.log.settled_from_memory_bytes
+    }),
+    ("martlet_wal_settled_from_ring_bytes", "bytes of frames read back from the ring to settle them", |s| {
+        s.log.settled_from_ring_bytes
+    }),
+    ("martlet_wal_big_runs", "runs written before their frames were acknowledged", |s| s.log.big_runs),
+    ("martlet_wal_big_run_bytes", "bytes of such runs", |s| s.log.big_run_bytes),
+    (
+        "martlet_wal_big_runs_undone",
+        "such runs that failed, so that their frames went through the ring",
+        |s| s.log.big_runs_undone,
+    ),
     ("martlet_wal_checkpoints", "checkpoints", |s| s.log.checkpoints),
     ("martlet_wal_checkpoint_bytes", "bytes of checkpoints", |s| s.log.checkpoint_bytes),
     ("martlet_wal_cache_hits", "frames served from written buffers", |s| s.log.cache_hits),
@@ -61,7 +81,12 @@ const GAUGES: &[(&str, &str, ReadNumber)] = &[
     ("martlet_calls_open", "calls that are not answered", |s| s.calls_open),
     ("martlet_append_waiting", "writes that wait for the log to take them", |s| s.writes_waiting),
     ("martlet_connection_memory_bytes", "bytes held by connections", |s| s.memory_used_bytes),
+    ("martlet_connection_memory_peak_bytes", "most bytes ever held by connections", |s| s.memory_peak_bytes),
     ("martlet_connection_memory_max_bytes", "budget of connections", |s| s.memory_max_bytes),
+    ("martlet_frames_waiting", "requests that wait for memory to be received", |s| s.frames_waiting),
+    ("martlet_answers_waiting", "answers that wait for memory", |s| s.answers_waiting),
+    ("martlet_lost_ranges", "ranges of acknowledged records that cannot be read any more", |s| s.lost_ranges),
+    ("martlet_log_damage", "damaged places that the last start met in the log", |s| s.log_damage),
     ("martlet_storage_fenced", "1 if this shard takes no writes", |s| u64::from(!s.fenced.is_empty())),
     ("martlet_storage_full", "1 if the disk is full", |s| u64::from(s.disk_full)),
     ("martlet_wal_ring_used_bytes", "bytes of the ring that may not be reused yet", |s| {
@@ -106,7 +131,7 @@ impl Collector for Snapshot {
             gauge(&mut encoder, name, help, &values)?;
         }
         self.encode_busy(&mut encoder)?;
-        self.encode_sync_latency(&mut encoder)?;
+        self.encode_flushes(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -132,23 +157,39 @@ impl Snapshot {
         Ok(())
     }
 
-    fn encode_sync_latency(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    fn encode_flushes(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let help = "time of a flush: write and sync";
-        let mut family = encoder.encode_descriptor(
-            "martlet_wal_flush",
-            help,
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
+        let bounds = LATENCY_BUCKETS_US.map(|bound| bound as f64 / 1e6);
+        self.histogram(encoder, "martlet_wal_flush", help, &Unit::Seconds, &bounds, |log| {
+            (log.flush_latency.sum_us as f64 / 1e6, log.flush_latency.counts.to_vec())
+        })?;
+        let help = "bytes of a flush, padding included";
+        let bounds = SIZE_BUCKETS_BYTES.map(|bound| bound as f64);
+        self.histogram(encoder, "martlet_wal_flush_size", help, &Unit::Bytes, &bounds, |log| {
+            (log.flush_sizes.sum_bytes as f64, log.flush_sizes.counts.to_vec())
+        })
+    }
+
+    /// A histogram of each shard; `read` gives the sum and the count of each bucket, the last beyond
+    /// `bounds`.
+    fn histogram(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        unit: &Unit,
+        bounds: &[f64],
+        read: impl Fn(&martlet_wal::Counters) -> (f64, Vec<u64>),
+    ) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(name, help, Some(unit), MetricType::Histogram)?;
         for shard in &self.stats.shards {
-            let latency = &shard.log.flush_latency;
-            let bounds = LATENCY_BUCKETS_US.iter().map(|bound| *bound as f64 / 1e6);
-            let buckets: Vec<(f64, u64)> =
-                bounds.chain([f64::INFINITY]).zip(latency.counts.iter().copied()).collect();
-            let (sum, count) = (latency.sum_us as f64 / 1e6, latency.total());
+            let (sum, counts) = read(&shard.log);
+            let total = counts.iter().sum();
+            let bounds = bounds.iter().copied().chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
             let labels = [("shard", shard.shard.to_string())];
             let mut metric = family.encode_family(&labels)?;
-            metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            metric.encode_histogram::<NoLabelSet>(sum, total, &buckets, None)?;
         }
         Ok(())
     }
@@ -170,6 +211,10 @@ impl Snapshot {
                     .encode_gauge(&i64::try_from(value).unwrap_or(i64::MAX))?;
             }
         }
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        encoder
+            .encode_descriptor("martlet_build", "the version that runs", None, MetricType::Info)?
+            .encode_info(&version)?;
         encoder
             .encode_descriptor(
                 "martlet_uptime",
@@ -224,13 +269,18 @@ mod tests {
         for microseconds in [90, 95, 130, 9_000_000] {
             flush_latency.record(Duration::from_micros(microseconds));
         }
+        let mut flush_sizes = martlet_wal::counters::SizeBuckets::default();
+        flush_sizes.record(5_000);
+        flush_sizes.record(9_000_000);
         let shard = |number: u16| ShardStats {
             shard: ShardId(number),
+            lost_ranges: 2,
             calls: 7 + u64::from(number),
             log: martlet_wal::Counters {
                 flushes: 3,
                 ring_used_bytes: 4096,
                 flush_latency,
+                flush_sizes,
                 ..Default::default()
             },
             ..ShardStats::default()
@@ -254,6 +304,10 @@ mod tests {
             "martlet_wal_flush_seconds_bucket{le=\"0.00015\",shard=\"0\"} 3",
             "martlet_wal_flush_seconds_bucket{le=\"+Inf\",shard=\"0\"} 4",
             "martlet_wal_flush_seconds_count{shard=\"0\"} 4",
+            "martlet_wal_flush_size_bytes_bucket{le=\"8192.0\",shard=\"0\"} 1",
+            "martlet_wal_flush_size_bytes_bucket{le=\"+Inf\",shard=\"0\"} 2",
+            "martlet_wal_flush_size_bytes_sum{shard=\"0\"} 9005000.0",
+            "martlet_lost_ranges{shard=\"1\"} 2",
             "martlet_ready 1",
             "martlet_uptime_seconds 1.5",
         ] {

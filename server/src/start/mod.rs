@@ -17,10 +17,12 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use crate::cli::SettingsArguments;
-use crate::doctor;
 use crate::failure::Failure;
+use crate::file_system::kept_in_memory;
 use crate::output::Output;
 use crate::settings;
+
+pub(crate) use node_config::{native_listener, shard_count};
 
 /// Runs a broker until a signal stops it or it fails.
 pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), Failure> {
@@ -35,7 +37,7 @@ pub(crate) fn run(arguments: &SettingsArguments, output: &Output) -> Result<(), 
         data_dir = %config.data_dir.display(),
         "starting"
     );
-    if let Some(kind) = doctor::kept_in_memory(&config.data_dir) {
+    if let Some(kind) = kept_in_memory(&config.data_dir) {
         let data_dir = config.data_dir.display();
         let remedy = "use a directory on a local ext4 or xfs";
         warn!(%data_dir, remedy, "the data directory is on {kind}: durable means nothing there");

@@ -27,9 +27,7 @@ const SETTLE_BYTES_MAX: usize = 8 << 20;
 const SHARD_PORT_DISTANCE: u16 = 10_000;
 
 pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> {
-    let cores = u64::try_from(shards::cores().len()).unwrap_or(1);
-    let shards = settings.number("node.shards").unwrap_or(cores).min(u64::from(SHARDS_MAX));
-    let shards = u16::try_from(shards).unwrap_or(SHARDS_MAX);
+    let shards = shard_count(settings);
     let mut config = NodeConfig::new(settings.text("data_dir"));
     config.node = NodeId(1);
     config.shards = shards;
@@ -95,6 +93,13 @@ impl Memory {
     }
 }
 
+/// The shards of a broker with these settings on this machine.
+pub(crate) fn shard_count(settings: &Settings) -> u16 {
+    let cores = u64::try_from(shards::cores().len()).unwrap_or(1);
+    let shards = settings.number("node.shards").unwrap_or(cores).min(u64::from(SHARDS_MAX));
+    u16::try_from(shards).unwrap_or(SHARDS_MAX)
+}
+
 fn topic_defaults(settings: &Settings) -> Vec<(String, String)> {
     let text = |name: &str| settings.value(&format!("topic.{name}")).to_string();
     TOPIC_SETTINGS.iter().map(|name| ((*name).to_owned(), text(name))).collect()
@@ -113,6 +118,14 @@ pub(crate) fn kafka(settings: &Settings) -> KafkaConfig {
         topic_defaults: topic_defaults(settings),
         ..KafkaConfig::default()
     }
+}
+
+/// The native listener, with the port of shard 0 if it is fixed.
+///
+/// # Errors
+/// Addresses with different ports.
+pub(crate) fn native_listener(settings: &Settings) -> Result<ListenerConfig, Failure> {
+    listener(settings, "native")
 }
 
 /// The listener of `protocol`, whose keys begin with its name.

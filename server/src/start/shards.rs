@@ -54,9 +54,25 @@ pub(crate) fn driver_factory(settings: &Settings, shards: u16) -> Result<DriverF
             pin(shard, cores[usize::from(shard.0)]);
         }
         let driver = UringDriver::new(UringConfig::default()).map_err(|error| error.to_string())?;
-        Ok(Box::new(driver))
+        faulty(Box::new(driver))
     };
     Ok(Arc::new(make))
+}
+
+/// The driver as it is.
+#[cfg(not(feature = "faults"))]
+#[allow(clippy::unnecessary_wraps, reason = "with the feature it can fail")]
+fn faulty(driver: Box<dyn Driver>) -> Result<Box<dyn Driver>, String> {
+    Ok(driver)
+}
+
+/// The driver, failing what the file that `MARTLET_TEST_FAULTS` names asks for.
+#[cfg(feature = "faults")]
+fn faulty(driver: Box<dyn Driver>) -> Result<Box<dyn Driver>, String> {
+    let Some(request) = std::env::var_os("MARTLET_TEST_FAULTS") else { return Ok(driver) };
+    warn!(?request, "this broker is made for tests: its disk fails on request");
+    let driver = martlet_runtime::faulty::FaultyDriver::new(driver, request.into());
+    Ok(Box::new(driver.map_err(|error| error.to_string())?))
 }
 
 fn pin(shard: ShardId, core: usize) {

@@ -123,6 +123,20 @@ impl Start {
     }
 }
 
+/// A running broker with two shards, and its place.
+pub fn broker(name: &str) -> (Place, Broker) {
+    let place = Place::new(name);
+    let broker = Start::new(&place).shards(2).run();
+    (place, broker)
+}
+
+/// Lines in the order of their bytes.
+pub fn sorted(bytes: &[u8]) -> Vec<&[u8]> {
+    let mut lines: Vec<&[u8]> = bytes.split(|&byte| byte == b'\n').collect();
+    lines.sort_unstable();
+    lines
+}
+
 /// A running broker.
 pub struct Broker {
     child: Child,

@@ -1,6 +1,9 @@
 //! Bodies the checker can recognise: a mark, the batch's number, and bytes that follow from it.
 
 use bytes::Bytes;
+use martlet_core::FrameHeader;
+use martlet_wal::layout::flush::{FLUSH_HEADER_BYTES, FlushHeader};
+use martlet_wal::layout::record::{RECORD_HEADER_BYTES, RecordHeader, Salt, kind};
 
 use super::dice::mix;
 
@@ -43,4 +46,23 @@ pub(crate) fn batches_in(bytes: &[u8]) -> Vec<u64> {
         at += 1;
     }
     found
+}
+
+/// Checksums of the bodies that a flush only names: they lie in runs, and the flush is all that tells of
+/// those. Nothing for other writes.
+pub(crate) fn named_in(write: &[u8]) -> Vec<u32> {
+    let Ok((flush, _)) = FlushHeader::decode(write) else { return Vec::new() };
+    let salt = Salt { sequence: flush.sequence, incarnation: flush.incarnation };
+    let mut named = Vec::new();
+    let mut at = FLUSH_HEADER_BYTES;
+    while let Some(record) = write.get(at..).and_then(|rest| RecordHeader::decode(rest, salt)) {
+        let from = at + RECORD_HEADER_BYTES;
+        at = from + record.length as usize;
+        if record.kind == kind::RUN_FRAME
+            && let Some(Ok(header)) = write.get(from..at).map(FrameHeader::decode)
+        {
+            named.push(header.body_crc);
+        }
+    }
+    named
 }

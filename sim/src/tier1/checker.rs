@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use martlet_core::checksum::crc32c;
 use martlet_core::{FrameHeader, Offset, PartitionId};
 
 use super::body;
@@ -48,11 +49,13 @@ pub(crate) struct CursorKnown {
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     pub(crate) batches: Vec<Batch>,
+    /// Batches by the checksums of their bodies.
+    pub(crate) numbers: BTreeMap<u32, u64>,
     pub(crate) partitions: BTreeMap<PartitionId, Known>,
     pub(crate) cursors: BTreeMap<(PartitionId, u8), CursorKnown>,
     pub(crate) producers: BTreeSet<u64>,
-    /// Every partition id that was ever seen.
-    pub(crate) partition_ids: BTreeSet<PartitionId>,
+    /// Every partition id that was ever seen, with its topic.
+    pub(crate) partition_ids: BTreeMap<PartitionId, usize>,
     /// Batches that were said to be stored, without their offset.
     pub(crate) stored: BTreeSet<u64>,
     /// Batches that damage may have cost.
@@ -78,8 +81,10 @@ impl Checker {
         length: usize,
     ) -> u64 {
         let length = length.max(body::BODY_BYTES_MIN);
+        let number = self.batches.len() as u64;
+        self.numbers.insert(crc32c(&body::make(number, length)), number);
         self.batches.push(Batch { partition, producer, base_sequence, count, length, offset: None });
-        self.batches.len() as u64 - 1
+        number
     }
 
     pub(crate) fn batch(&self, number: u64) -> Option<&Batch> {
@@ -170,7 +175,9 @@ impl Checker {
             }
             let is_reported = holes.iter().any(|(from, next)| *from < end && *base < *next);
             let is_cut = *base >= committed && self.is_tail_damaged;
-            if !may_be_lost.contains(number) {
+            // Retention took the segment, and damage the word of it: the log begins where it did before.
+            let is_trimmed = known.is_retained && self.is_state_loose && is_reported;
+            if !may_be_lost.contains(number) && !is_trimmed {
                 return Err(format!(
                     "batch {number} at {base} of partition {id} is gone (log {log_start}..{committed}, \
                      reported: \
@@ -220,6 +227,21 @@ impl Checker {
             return Err(format!("cursor {key:?} is at {found:?} after {known:?}, log start {log_start}"));
         }
         self.cursors.insert(key, CursorKnown { promised: found, ..CursorKnown::default() });
+        Ok(())
+    }
+
+    /// A topic was not known to have this partition. Ids are never given again; damage may take a deletion
+    /// back, and then the topic is there as it was; nothing in it is promised any more.
+    pub(crate) fn meet_partition(&mut self, topic: usize, id: PartitionId) -> Verdict {
+        let before = self.partition_ids.insert(id, topic);
+        let is_back = self.is_state_loose && before == Some(topic);
+        if before.is_some() && !is_back && !self.may_ids_return {
+            return Err(format!("partition id {id} was used twice"));
+        }
+        if is_back {
+            self.forget_partition(id);
+            self.stored.retain(|number| self.batches[*number as usize].partition != id);
+        }
         Ok(())
     }
 

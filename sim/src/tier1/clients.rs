@@ -430,9 +430,7 @@ impl World {
         self.clients.topics[name].partitions = partitions;
         let is_retained = self.clients.topics[name].is_retained;
         for id in now.into_iter().filter(|id| !before.contains(id)) {
-            if !self.checker.partition_ids.insert(id) && !self.checker.may_ids_return {
-                return Err(format!("partition id {id} was used twice"));
-            }
+            self.checker.meet_partition(name, id)?;
             self.checker.partitions.entry(id).or_default().is_retained = is_retained;
             for _ in 0..1 + self.dice.below(2) {
                 self.submit(Call::ProducerOpen, Job::Open { partition: id })?;

@@ -31,8 +31,17 @@ pub(crate) struct Extent {
     pub(crate) end: u64,
     /// The checker's batches in it.
     pub(crate) batches: Vec<u64>,
+    /// Checksums of bodies that it names and that lie elsewhere.
+    pub(crate) named: Vec<u32>,
     /// Number of the write.
     pub(crate) serial: u64,
+}
+
+impl Extent {
+    fn of(offset: u64, data: &[u8], serial: u64) -> Extent {
+        let end = offset + data.len() as u64;
+        Extent { offset, end, batches: body::batches_in(data), named: body::named_in(data), serial }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -121,6 +130,8 @@ pub(crate) fn file_of(request: &IoRequest) -> Option<FileId> {
 pub(crate) struct Damage {
     pub(crate) file: Option<FileId>,
     pub(crate) batches: Vec<u64>,
+    /// Checksums of bodies that it hit the only word of.
+    pub(crate) named: Vec<u32>,
     /// It hit the newest write of a ring, whose loss one node cannot tell from a torn write.
     pub(crate) is_last_flush: bool,
 }
@@ -287,6 +298,7 @@ impl Disk {
                 landed = Some(elsewhere).filter(|other| room > 0 && *other != offset && !dice.once_in(3));
                 let mut damage = self.damage_at(file, landed.unwrap_or(offset), data.len() as u64);
                 damage.batches.extend(body::batches_in(data));
+                damage.named.extend(body::named_in(data));
                 damage.is_last_flush = matches!(file, FileId::Ring(..));
                 self.damage.push(damage);
             }
@@ -296,8 +308,7 @@ impl Disk {
         {
             let (start, end) = (offset, offset + data.len() as u64);
             held.extents.retain(|extent| extent.end <= start || extent.offset >= end);
-            let batches = body::batches_in(data);
-            held.extents.push(Extent { offset, end, batches, serial: self.serial });
+            held.extents.push(Extent::of(offset, data, self.serial));
         }
         landed
     }
@@ -308,6 +319,7 @@ impl Disk {
         let hit = held.extents.iter().filter(|extent| extent.offset < offset + length && extent.end > offset);
         for extent in hit {
             damage.batches.extend(&extent.batches);
+            damage.named.extend(&extent.named);
             if let FileId::Ring(wal, _) = file {
                 damage.is_last_flush |= self.last_flush.get(&wal).is_some_and(|last| extent.serial >= *last);
             }
@@ -412,8 +424,7 @@ impl Disk {
                     let (start, end) = (*offset, offset + data.len() as u64);
                     if self.is_tracking {
                         held.extents.retain(|extent| extent.end <= start || extent.offset >= end);
-                        let batches = body::batches_in(data);
-                        held.extents.push(Extent { offset: start, end, batches, serial });
+                        held.extents.push(Extent::of(start, data, serial));
                     }
                 }
             }

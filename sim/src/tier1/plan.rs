@@ -23,6 +23,9 @@ impl Kind {
     }
 }
 
+/// A few records of one partition are a big batch; one of them is; none ever is.
+const BIG_BATCH_BYTES: [u64; 3] = [6 * 1024, 1024, u64::MAX];
+
 /// The plan of a seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -39,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) segment_bytes: u64,
     pub(crate) tail_cache_bytes: usize,
     pub(crate) settle_eager_bytes_min: u64,
+    /// Bytes queued for one partition from which on its frames go into runs at once.
+    pub(crate) big_batch_bytes_min: u64,
     /// Largest body.
     pub(crate) body_bytes_max: u64,
     #[cfg(feature = "planted-bugs")]
@@ -71,12 +76,18 @@ impl Plan {
             segment_bytes: (16 * 1024) << dice.below(3),
             settle_eager_bytes_min: if dice.once_in(2) { 8 * 1024 } else { u64::MAX },
             tail_cache_bytes: if dice.once_in(2) { 0 } else { 32 * 1024 },
+            big_batch_bytes_min: u64::MAX,
             body_bytes_max: if dice.once_in(3) { 200 } else { 5000 },
             #[cfg(feature = "planted-bugs")]
             planted_store: martlet_wal::config::PlantedBugs::default(),
             #[cfg(feature = "planted-bugs")]
             planted_engine: martlet_shard::engine::PlantedBugs::default(),
         }
+    }
+
+    /// Switches the path of big batches on in two of three worlds.
+    pub(crate) fn draw_big_batches(&mut self, dice: &mut Dice) {
+        self.big_batch_bytes_min = *dice.pick(&BIG_BATCH_BYTES).unwrap_or(&u64::MAX);
     }
 
     /// Prepares a fault that the start of a life will meet.

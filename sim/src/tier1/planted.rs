@@ -63,6 +63,7 @@ pub fn planted(seeds_max: u64) -> PlantedReport {
             let make = || {
                 let mut dice = Dice::new(seed);
                 let mut plan = Plan::draw(&mut dice);
+                plan.draw_big_batches(&mut Dice::new(seed));
                 switch(&mut plan);
                 World::with(dice, plan)
             };

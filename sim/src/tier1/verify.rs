@@ -19,6 +19,9 @@ impl World {
     pub(crate) fn note_damage(&mut self) {
         for (number, damage) in self.disk.damage.iter().enumerate() {
             self.checker.may_be_lost.extend(&damage.batches);
+            let numbers = &self.checker.numbers;
+            let named = damage.named.iter().filter_map(|checksum| numbers.get(checksum));
+            self.checker.may_be_lost.extend(named);
             if number < self.judged {
                 continue;
             }

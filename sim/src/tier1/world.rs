@@ -22,6 +22,8 @@ use super::table::{Fault, Table};
 
 /// Makes the chance of moves another than that of everything else.
 const MOVER_SALT: u64 = 0x6d6f_7665_735f_6f6e;
+/// Likewise for the path of big batches.
+const BIG_BATCH_SALT: u64 = 0x6269_675f_6261_7463;
 /// Requests a read of everything may take before it is called stuck.
 const TURNS_MAX: usize = 20_000;
 
@@ -42,6 +44,8 @@ pub(crate) struct Outcome {
     pub(crate) lives: u64,
     /// Highest number of ring laps.
     pub(crate) laps: u64,
+    /// Runs that were written instead of ring space.
+    pub(crate) big_runs: u64,
 }
 
 /// One seed.
@@ -72,6 +76,7 @@ impl World {
         let mut plan = Plan::draw(&mut dice);
         let mut mover = Dice::new(seed ^ MOVER_SALT);
         plan.moves = mover.once_in(6);
+        plan.draw_big_batches(&mut Dice::new(seed ^ BIG_BATCH_SALT));
         World { mover, ..World::with(dice, plan) }
     }
 
@@ -134,7 +139,7 @@ impl World {
             settle_job_bytes_max: 16 * 1024,
             settle_in_flight_bytes_max: 32 * 1024,
             settle_eager_bytes_min: self.plan.settle_eager_bytes_min,
-            big_batch_bytes_min: u64::MAX,
+            big_batch_bytes_min: self.plan.big_batch_bytes_min,
             segment_bytes: self.plan.segment_bytes,
             ballast_bytes: 16 * 1024,
             mark_after: Duration::from_millis(10),
@@ -470,6 +475,8 @@ impl World {
         if end == End::Stopped {
             self.stop()?;
         }
+        let big_runs = self.seats.iter().map(|seat| seat.store.counters().big_runs);
+        self.outcome.big_runs += big_runs.sum::<u64>();
         let laps = self.seats.iter().map(|seat| {
             let counters = seat.store.counters();
             counters.flush_bytes / (self.plan.ring_file_bytes * u64::from(self.plan.ring_files))

@@ -138,10 +138,14 @@ impl PartitionLogs {
     }
 
     /// Moves the log start up, at most to the next offset. Segments below it are freed once `after` is
-    /// durable.
+    /// durable. While runs are pending, only the log start moves: their RUN_REFs tell of the log as it was
+    /// before this record, which a crash may take away while they stay. [`Self::run_ended`] does the rest.
     pub fn trim(&mut self, partition: PartitionId, log_start: Offset, after: Lsn) {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.log_start = log.log_start.max(log_start.min(log.next_offset));
+        if log.pending_runs > 0 {
+            return;
+        }
         let start = log.log_start;
         self.carried_bytes -= log.drain_unsettled(start);
         let names = log.retire_segments(partition);

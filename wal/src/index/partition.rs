@@ -109,6 +109,11 @@ impl PartitionLog {
     }
 
     #[must_use]
+    pub fn log_start(&self) -> Offset {
+        self.log_start
+    }
+
+    #[must_use]
     pub fn is_fenced(&self) -> bool {
         self.fenced
     }
@@ -301,8 +306,12 @@ impl PartitionLog {
         0
     }
 
-    /// Takes away segments that lie below the log start; the last one stays while it may be written.
+    /// Takes away segments that lie below the log start; the last one stays while it may be written, and all
+    /// while runs are pending.
     pub(super) fn retire_segments(&mut self, partition: PartitionId) -> Vec<SegmentName> {
+        if self.pending_runs > 0 {
+            return Vec::new();
+        }
         let mut gone = self.segments.partition_point(|segment| segment.end_offset <= self.log_start);
         if self.busy && gone == self.segments.len() && self.active().is_some() {
             gone -= 1;

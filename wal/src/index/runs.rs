@@ -6,11 +6,11 @@
 //! by that position: readers do not look above what is durable, settling does not look at a partition with
 //! pending runs, and when the flush is durable the entries have gone into the segment.
 
-use martlet_core::{Offset, PartitionId};
+use martlet_core::{Lsn, Offset, PartitionId};
 
 use super::entry::{FrameEntry, Segment};
 use super::logs::{PartitionLogs, SettleMove, SettlePlan};
-use super::partition::{WrittenRuns, append_runs};
+use super::partition::{PartitionLog, WrittenRuns, append_runs};
 use super::retire::Retiring;
 use crate::io::SegmentName;
 use crate::layout::checkpoint::{PartitionState, SegmentState};
@@ -87,11 +87,16 @@ impl PartitionLogs {
 
     /// A run is durable, or its frames went through the ring after all. The next frames go into runs too if
     /// `bytes_min` were in it and are in those that follow.
-    pub fn run_ended(&mut self, partition: PartitionId, bytes: u64, bytes_min: u64) {
+    /// What was trimmed meanwhile is freed once `after`, the last record staged, is durable.
+    pub fn run_ended(&mut self, partition: PartitionId, bytes: u64, bytes_min: u64, after: Lsn) {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.pending_runs = log.pending_runs.saturating_sub(1);
         log.pending_bytes = log.pending_bytes.saturating_sub(bytes);
         log.big &= bytes + log.pending_bytes >= bytes_min;
+        if log.pending_runs == 0 {
+            let log_start = log.log_start;
+            self.trim(partition, log_start, after);
+        }
     }
 
     /// Plans the run of frames from `first` on, together with what is unsettled before it; `durable` is the
@@ -113,10 +118,16 @@ impl PartitionLogs {
         RunPlan::Ready(SettlePlan { partition, how: SettleMove::Run, frames, bytes })
     }
 
-    /// The partition with these runs added: what a RUN_REF says. `None` if the partition is gone or too many
+    /// The partition with these runs added: what a RUN_REF says. `log_start` is that of records at or before
+    /// the RUN_REF: a trim that is not durable must not take effect through it. `None` if the partition is gone or too many
     /// segments changed since checkpoint `generation`, the last durable one, and the one before it.
     #[must_use]
-    pub fn run_reference(&self, written: &WrittenRuns, generation: u64) -> Option<PartitionState> {
+    pub fn run_reference(
+        &self,
+        written: &WrittenRuns,
+        log_start: Offset,
+        generation: u64,
+    ) -> Option<PartitionState> {
         let partition = written.segment.partition;
         let log = self.logs.get(&partition)?;
         let news = |segment: &Segment| !segment.sealed || is_news(segment, generation);
@@ -130,7 +141,7 @@ impl PartitionLogs {
         Some(PartitionState {
             partition,
             epoch: log.epoch,
-            log_start: log.log_start,
+            log_start,
             next_offset: segments.last().map_or(0, |segment| segment.end_offset),
             segments: segments.iter().map(SegmentState::of).collect(),
         })
@@ -193,7 +204,29 @@ impl PartitionLogs {
         self.retiring
             .retain(|retiring| !matches!(retiring, Retiring::Segment { name, .. } if held.contains(name)));
         self.reorder(state.partition);
-        self.trim(state.partition, state.log_start, martlet_core::Lsn(0));
+        self.trim(state.partition, state.log_start, Lsn(0));
+    }
+}
+
+impl PartitionLog {
+    /// The log with runs that were found on disk: those of each segment, and whether that is sealed.
+    pub(crate) fn extended(&self, partition: PartitionId, found: &[(WrittenRuns, bool)]) -> PartitionState {
+        let from = self.segments.iter().position(|segment| !segment.sealed).unwrap_or(self.segments.len());
+        let known = self.segments[from..].iter();
+        let mut segments: Vec<Segment> = known.map(|segment| SegmentState::of(segment).segment()).collect();
+        for (written, is_sealed) in found {
+            append_runs(&mut segments, written);
+            if let Some(last) = segments.last_mut() {
+                last.sealed = *is_sealed;
+            }
+        }
+        PartitionState {
+            partition,
+            epoch: self.epoch,
+            log_start: self.log_start,
+            next_offset: segments.last().map_or(0, |segment| segment.end_offset),
+            segments: segments.iter().map(SegmentState::of).collect(),
+        }
     }
 }
 

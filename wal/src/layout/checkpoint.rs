@@ -1,6 +1,6 @@
 //! A checkpoint: what the ring no longer has to hold. Two slots, files of their own, written in turn.
 //!
-//! Layout version 1, little-endian: a header of 64 bytes (magic, version, generation, length, checksum of the
+//! Layout version 1, little-endian: a header of 64 bytes (magic, version, flags, generation, length, checksum of the
 //! content and of the header itself), then the content, zeros up to the block. The checksum of the content
 //! covers the padding too; bytes after `length` belong to an older, longer checkpoint of the slot and mean
 //! nothing.
@@ -23,6 +23,9 @@ pub const CHECKPOINT_MAGIC: u32 = 0x504b_434d;
 pub const CHECKPOINT_VERSION: u8 = 1;
 /// Length of the header.
 pub const CHECKPOINT_HEADER_BYTES: usize = 64;
+
+/// Flag of the header: [`Checkpoint::lost_records`].
+const LOST_RECORDS: u8 = 1;
 
 /// Why a slot holds no checkpoint of this build.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -159,6 +162,9 @@ pub struct Checkpoint {
     pub retired_segments: Vec<SegmentName>,
     /// Dropped partitions whose directories may still hold files.
     pub retired_partitions: Vec<PartitionId>,
+    /// The log moves, or has moved, to another number of shards after records were lost of which nothing is
+    /// known, not even their partitions: the engine must still hear of it.
+    pub lost_records: bool,
 }
 
 impl Checkpoint {
@@ -174,7 +180,8 @@ impl Checkpoint {
         let mut header = Vec::with_capacity(CHECKPOINT_HEADER_BYTES);
         header.put_u32(CHECKPOINT_MAGIC);
         header.put_u8(CHECKPOINT_VERSION);
-        header.put(&[0; 3]);
+        header.put_u8(if self.lost_records { LOST_RECORDS } else { 0 });
+        header.put(&[0; 2]);
         header.put_u64(self.generation);
         header.put_u64(length as u64);
         header.put_u128(self.wal.0);
@@ -236,7 +243,8 @@ impl Checkpoint {
         if version != CHECKPOINT_VERSION {
             return Err(CheckpointError::Version { found: version });
         }
-        fields.bytes(3)?;
+        let flags = fields.u8()?;
+        fields.bytes(2)?;
         let (generation, length, wal) = (fields.u64()?, fields.u64()?, WalId(fields.u128()?));
         let length = usize::try_from(length).map_err(|_| CheckpointError::Field { field: "length" })?;
         let content = bytes.get(CHECKPOINT_HEADER_BYTES..length).ok_or(CheckpointError::Short { found })?;
@@ -244,7 +252,8 @@ impl Checkpoint {
         if crc_found != expected {
             return Err(CheckpointError::Checksum { found: crc_found, expected });
         }
-        decode_content(wal, generation, content)
+        let checkpoint = decode_content(wal, generation, content)?;
+        Ok(Checkpoint { lost_records: flags & LOST_RECORDS != 0, ..checkpoint })
     }
 }
 
@@ -275,6 +284,7 @@ fn decode_content(wal: WalId, generation: u64, content: &[u8]) -> Result<Checkpo
         partitions,
         retired_segments,
         retired_partitions,
+        lost_records: false,
     })
 }
 
@@ -388,6 +398,7 @@ mod tests {
             partitions: vec![state(0, vec![]), state(5, vec![segment(10, true), segment(60, false)])],
             retired_segments: vec![SegmentName { partition: PartitionId(5), base_offset: 0, generation: 1 }],
             retired_partitions: vec![PartitionId(2), PartitionId(3)],
+            lost_records: false,
         }
     }
 
@@ -397,6 +408,8 @@ mod tests {
         let bytes = checkpoint.encode(4096);
         assert!(&bytes[..] == include_bytes!("../../testdata/checkpoint-v1.bin"), "layout changed");
         assert_eq!(Checkpoint::decode(&bytes), Ok(checkpoint));
+        let lost = Checkpoint { lost_records: true, ..sample() };
+        assert_eq!(Checkpoint::decode(&lost.encode(4096)), Ok(lost));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use martlet_core::frame::format;
 use martlet_core::{FrameHeader, Lsn, PartitionId};
 
 use super::parse::{Item, Parsed};
+use super::take_back::Witnesses;
 use super::{Damage, Replay, ReplayItem};
 use crate::index::{FrameEntry, PartitionLogs};
 use crate::layout::flush::FlushHeader;
@@ -25,11 +26,14 @@ pub(super) struct Applied {
     incarnation: u32,
     pub(super) frames: u64,
     pub(super) damage: Vec<Damage>,
-    /// Unknown records were lost; partitions with frames after that are known to go on.
+    /// Unknown records were lost; partitions with frames staged after that are known to go on. One that was
+    /// carried was staged before.
     pub(super) lost: bool,
     seen_since_loss: BTreeSet<PartitionId>,
     /// Partitions with RUN_REFs.
     pub(super) referred: BTreeSet<PartitionId>,
+    /// Of flushes with damage: frames in runs that no RUN_REF of the flush tells of.
+    pub(super) witnesses: Witnesses,
 }
 
 impl Applied {
@@ -44,6 +48,7 @@ impl Applied {
             lost: false,
             seen_since_loss: BTreeSet::new(),
             referred: BTreeSet::new(),
+            witnesses: Witnesses::new(),
         }
     }
 
@@ -63,8 +68,25 @@ impl Applied {
         let replayed = header.position >= self.snapshot_at;
         let hides = parsed.hides_records();
         self.damage.extend_from_slice(&parsed.damage);
+        let mut unreferred = Witnesses::new();
         for item in parsed.items {
+            match &item {
+                Item::RunFrame { header } => {
+                    unreferred.entry(PartitionId(header.partition)).or_default().push(*header);
+                }
+                Item::RunRef(state) => {
+                    unreferred.remove(&state.partition);
+                }
+                Item::Drop { partition } => {
+                    self.witnesses.remove(partition);
+                    unreferred.remove(partition);
+                }
+                _ => {}
+            }
             self.item(item, raise, replayed);
+        }
+        for (partition, frames) in unreferred {
+            self.witnesses.entry(partition).or_default().extend(frames);
         }
         if hides {
             self.forget_seen();
@@ -75,6 +97,9 @@ impl Applied {
         match item {
             Item::Frame { header, position, body, carried } => {
                 self.frame(&header, position, body.as_ref(), raise);
+                if !carried {
+                    self.seen_since_loss.insert(PartitionId(header.partition));
+                }
                 if replayed && !carried {
                     let metadata = header.format == format::METADATA;
                     let body = body.filter(|_| metadata).map(|body| Bytes::copy_from_slice(&body));
@@ -83,6 +108,7 @@ impl Applied {
             }
             Item::RunFrame { header } => {
                 self.frame(&header, 0, None, raise);
+                self.seen_since_loss.insert(PartitionId(header.partition));
                 if replayed {
                     self.replay.push(ReplayItem::Frame(header, Bytes::new()));
                 }
@@ -96,12 +122,15 @@ impl Applied {
             }
             Item::Note { .. } => {}
             Item::LogStart { partition, log_start } => {
-                if self.logs.get(partition).is_none() {
-                    self.logs.recover_open(partition);
+                self.logs.recover_open(partition);
+                // That the log begins there does not tell where it ended, unless that is beyond anything that
+                // was lost.
+                let end = self.logs.extent(partition).map_or(0, |extent| extent.next_offset);
+                if log_start >= end.saturating_add(OFFSETS_SKIPPED_AFTER_LOSS) {
+                    self.seen_since_loss.insert(partition);
                 }
                 self.logs.recover_next_offset(partition, log_start);
                 self.logs.trim(partition, log_start, Lsn(0));
-                self.seen_since_loss.insert(partition);
             }
             Item::Drop { partition } => self.logs.drop_partition(partition, Lsn(0)),
         }
@@ -110,7 +139,6 @@ impl Applied {
     fn frame(&mut self, header: &FrameHeader, position: u64, body: Option<&Bytes>, raise: u32) {
         let partition = PartitionId(header.partition);
         self.frames += 1;
-        self.seen_since_loss.insert(partition);
         let epoch = header.epoch.saturating_add(raise);
         if body.is_some() {
             self.logs.recover_frame(partition, epoch, FrameEntry::of(header, position));

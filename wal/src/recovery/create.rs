@@ -109,5 +109,6 @@ pub(crate) fn empty_checkpoint(wal: WalId, generation: u64) -> Checkpoint {
         partitions: Vec::new(),
         retired_segments: Vec::new(),
         retired_partitions: Vec::new(),
+        lost_records: false,
     }
 }

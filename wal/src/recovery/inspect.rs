@@ -6,6 +6,7 @@ use super::apply::Applied;
 use super::open::{read_checkpoints, read_superblock, walk, whole_files};
 use super::reader::RingReader;
 use super::scan::Scan;
+use super::take_back::take_back;
 use super::{Damage, RecoveryError, Replay};
 use crate::index::{PartitionLogs, RingShape};
 use crate::layout::checkpoint::CheckpointError;
@@ -43,6 +44,7 @@ pub(crate) async fn inspect(io: ScriptIo, wal: WalId, replay: Replay) -> Result<
     let mut scan = Scan::new(reader, checkpoint.ring_start, checkpoint.durable_through, false);
     let walked = walk(&mut scan, &mut applied, &replay).await?;
     applied.finish();
+    take_back(&io, &shape, &mut applied).await;
     Ok(Inspected {
         shape,
         flushes: walked.flushes,

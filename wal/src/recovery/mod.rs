@@ -13,6 +13,7 @@ mod parse;
 mod reader;
 mod runs;
 mod scan;
+mod take_back;
 mod tries;
 
 use std::cell::RefCell;

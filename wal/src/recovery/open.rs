@@ -8,6 +8,7 @@ use super::create::{must, take_ballast};
 use super::reader::RingReader;
 use super::runs::check_runs;
 use super::scan::{Met, Scan};
+use super::take_back::take_back;
 use super::tries::{length_again, read_again};
 use super::{RecoveryError, RecoveryReport, Replay, ReplayItem};
 use crate::config::{StoreConfig, planted};
@@ -60,6 +61,7 @@ pub(crate) async fn open(
     let mut scan = Scan::new(reader, start, chosen.checkpoint.durable_through, trust);
     let walked = if fresh { Walked::default() } else { walk(&mut scan, &mut applied, &replay).await? };
     applied.finish();
+    take_back(&io, &shape, &mut applied).await;
     let (known, referred) = (&chosen.checkpoint.partitions, &applied.referred);
     let bad_runs = check_runs(&io, &shape, &applied.logs, known, referred, !trust).await;
     applied.damage.extend(bad_runs);
@@ -92,7 +94,7 @@ pub(crate) async fn open(
     let store = Store::new(StoreParts {
         files: RingFiles::new(&shape, ready),
         ids: io.take_ids(),
-        lost_records: applied.lost,
+        lost_records: applied.lost || chosen.checkpoint.lost_records,
         logs: applied.logs,
         slots: chosen.slots,
         config,

@@ -234,9 +234,11 @@ impl Scan {
     }
 
     /// The first flush at or after `from` with at least this sequence that says everything below `proof` was
-    /// durable. The rest of the file of `from` is searched block by block. Every file begins with a flush
-    /// once the ring has reached it, so of a later file only the first block is looked at, unless that is
-    /// damaged.
+    /// durable. The rest of the file of `from` is searched block by block, and so is the next file, since the
+    /// flush that is missed may have been its first. Every file begins with a flush once the ring has reached
+    /// it, so of a later file only the first block is looked at, unless that is damaged. Where that finds a
+    /// flush, the ring had reached the files before it too, and those are searched first after all: a write
+    /// that went astray leaves the beginning of a file as if it had not been reached.
     async fn search(
         &mut self,
         from: u64,
@@ -245,23 +247,32 @@ impl Scan {
     ) -> Result<Option<FlushHeader>, RecoveryError> {
         let file_bytes = self.reader.shape().file_bytes;
         let fits = |header: &FlushHeader| header.sequence >= sequence && header.durable_through >= proof;
-        let end = (from + 1).next_multiple_of(file_bytes).min(self.limit);
-        if self.reader.is_there(from)
-            && let Some(header) = self.search_blocks(from, end, fits).await?
-        {
-            return Ok(Some(header));
+        let next = (from + 1).next_multiple_of(file_bytes);
+        for (start, end) in [(from, next), (next, next + file_bytes)] {
+            if let Some(header) = self.search_blocks(start, end, fits).await? {
+                return Ok(Some(header));
+            }
         }
-        let mut file = (from + 1).next_multiple_of(file_bytes);
+        let mut skipped = Vec::new();
+        let mut file = next + file_bytes;
         while file < self.limit {
-            let end = (file + file_bytes).min(self.limit);
-            match self.first_block(file).await? {
-                FirstBlock::Flush(header) if fits(&header) => return Ok(Some(header)),
+            let found = match self.first_block(file).await? {
+                FirstBlock::Flush(header) if fits(&header) => Some(header),
                 FirstBlock::Flush(_) | FirstBlock::Damaged => {
-                    if let Some(header) = self.search_blocks(file, end, fits).await? {
+                    self.search_blocks(file, file + file_bytes, fits).await?
+                }
+                FirstBlock::NotReached => {
+                    skipped.push(file);
+                    None
+                }
+            };
+            if found.is_some() {
+                for file in skipped {
+                    if let Some(header) = self.search_blocks(file, file + file_bytes, fits).await? {
                         return Ok(Some(header));
                     }
                 }
-                FirstBlock::NotReached => {}
+                return Ok(found);
             }
             file += file_bytes;
         }
@@ -292,6 +303,7 @@ impl Scan {
     ) -> Result<Option<FlushHeader>, RecoveryError> {
         let block = self.block();
         let mut at = from;
+        let end = end.min(self.limit);
         while at < end {
             let length = ((end - at) as usize).min(SEARCH_BYTES);
             let Some(bytes) = self.reader.read(at, length).await? else { return Ok(None) };

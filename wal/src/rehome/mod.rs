@@ -219,6 +219,7 @@ async fn make(
             share.push(state);
         }
     }
+    let lost_records = logs.iter().any(|log| log.store.has_lost_records());
     for ((wal, mut share), snapshot) in new.iter().zip(shares).zip(snapshots) {
         share.sort_by_key(|state| state.partition);
         let first = wal.shard == 0;
@@ -228,6 +229,7 @@ async fn make(
             partitions: share.clone(),
             retired_segments: if first { segments.clone() } else { Vec::new() },
             retired_partitions: if first { partitions.clone() } else { Vec::new() },
+            lost_records,
             ..empty_checkpoint(wal.wal, generation)
         };
         create_with(io, wal, config, checkpoint).await?;

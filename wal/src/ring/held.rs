@@ -12,7 +12,7 @@
 //! was issued yet, so only positions in memory change.
 
 use bytes::Bytes;
-use martlet_core::{FrameHeader, Lsn, PartitionId};
+use martlet_core::{FrameHeader, Lsn, Offset, PartitionId};
 
 use super::{Open, Ring, Sealed, Staged};
 use crate::index::{FrameEntry, RUN_REF_BYTES_MAX, RunEntry, WrittenRuns};
@@ -32,6 +32,8 @@ pub(crate) struct HeldRun {
     pub(crate) partition: PartitionId,
     pub(crate) frames: Vec<(FrameEntry, FrameBytes)>,
     pub(crate) bytes: u64,
+    /// Log start of the partition when the run began.
+    pub(crate) log_start: Offset,
     pub(crate) state: HeldState,
 }
 
@@ -119,13 +121,14 @@ impl Sealed {
 impl Ring {
     /// Stages a frame whose body goes into a run. `last` is the position of the partition's last unsettled
     /// frame: if that is in the open flush and not the last frame of the run, a new flush begins, since what
-    /// comes before a run is settled before it and must be durable by then. Says whether a run began.
+    /// comes before a run is settled before it and must be durable by then. `log_start` is that of the
+    /// partition. Says whether a run began.
     pub(crate) fn stage_in_run(
         &mut self,
         partition: PartitionId,
         header: &FrameHeader,
         body: &Bytes,
-        last: Option<u64>,
+        (last, log_start): (Option<u64>, Offset),
     ) -> (Staged, bool) {
         let encoded = header.encode();
         let need = RECORD_HEADER_BYTES + encoded.len() + RUN_TAIL_BYTES;
@@ -148,7 +151,7 @@ impl Ring {
         let at = known.unwrap_or(open.runs.len());
         if known.is_none() {
             let state = HeldState::Waiting;
-            open.runs.push(HeldRun { partition, frames: Vec::new(), bytes: 0, state });
+            open.runs.push(HeldRun { partition, frames: Vec::new(), bytes: 0, log_start, state });
         }
         assert!(open.length() <= open.limit, "references are staged only where they fit");
         let entry = FrameEntry::of(header, staged.position);

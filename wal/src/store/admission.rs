@@ -40,7 +40,7 @@ impl Store {
             StorageState::Fenced(fault) => {
                 return Err(Refusal::new(
                     ErrorCode::StorageFenced,
-                    format!("a write to the log failed ({fault:?}): check the disk, then restart the node"),
+                    format!("a write to the log failed ({fault}): check the disk, then restart the node"),
                 ));
             }
             StorageState::Full if class == WriteClass::Records => return Err(full()),

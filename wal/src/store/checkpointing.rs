@@ -151,6 +151,7 @@ impl Store {
             partitions: self.logs.checkpoint_state(),
             retired_segments,
             retired_partitions,
+            lost_records: self.lost_records && self.settle_all,
         }));
     }
 

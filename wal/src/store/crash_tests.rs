@@ -347,13 +347,14 @@ impl World {
         let acknowledged = if clean { Lsn(u64::MAX) } else { durable };
         assert_eq!(self.bench.report.damage, vec![], "nothing was damaged");
         assert_eq!(self.bench.report.holes, vec![], "nothing is missing");
-        self.compare_replay(acknowledged);
-        self.compare_partitions(acknowledged);
+        let first_lost = self.compare_replay(acknowledged);
+        self.compare_partitions(acknowledged, first_lost);
         self.check_reads();
     }
 
     /// Snapshot and replay together are a prefix of what was staged that holds all that was acknowledged.
-    fn compare_replay(&mut self, acknowledged: Lsn) {
+    /// Returns the first record that is known not to be in it.
+    fn compare_replay(&mut self, acknowledged: Lsn) -> Lsn {
         let (mut frames, mut notes) = (0u64, 0u64);
         for (index, item) in self.bench.replay.iter().enumerate() {
             match item {
@@ -380,21 +381,25 @@ impl World {
         let acked_notes = self.model.note_lsns.iter().filter(|lsn| is_acknowledged(lsn)).count() as u64;
         assert!(frames >= acked_frames, "{frames} frames of {acked_frames} acknowledged");
         assert!(notes >= acked_notes, "{notes} notes of {acked_notes} acknowledged");
+        let lost = [self.model.frame_lsns.get(frames as usize), self.model.note_lsns.get(notes as usize)];
+        let first_lost = lost.into_iter().flatten().min().copied().unwrap_or(Lsn(u64::MAX));
         // What is there now counts as acknowledged from now on.
         self.model.frames_logged = frames;
         self.model.notes_logged = notes;
         self.model.frame_lsns = vec![Lsn(0); frames as usize];
         self.model.note_lsns = vec![Lsn(0); notes as usize];
+        first_lost
     }
 
-    fn compare_partitions(&mut self, acknowledged: Lsn) {
+    fn compare_partitions(&mut self, acknowledged: Lsn, first_lost: Lsn) {
         let open: BTreeSet<PartitionId> = self.bench.store.partitions().into_iter().collect();
         for (partition, log) in std::mem::take(&mut self.model.partitions) {
             let must_be_gone = log.dropped.is_some_and(|lsn| lsn <= acknowledged);
             let Some(extent) = self.bench.store.extent(partition).filter(|_| open.contains(&partition))
             else {
                 let has_acknowledged = log.frames.iter().any(|frame| frame.lsn <= acknowledged);
-                assert!(log.dropped.is_some() || !has_acknowledged, "{partition} is lost");
+                let is_dropped = log.dropped.is_some_and(|lsn| lsn < first_lost);
+                assert!(is_dropped || !has_acknowledged, "{partition} is lost");
                 continue;
             };
             assert!(!must_be_gone, "{partition} came back");
@@ -408,10 +413,8 @@ impl World {
             let floor =
                 log.trims.iter().filter(|(_, lsn)| *lsn <= acknowledged).map(|(start, _)| *start).max();
             assert!(extent.log_start >= floor.unwrap_or(0));
-            // A run's reference takes the log start along, though that of a later record, up to where it
-            // ends.
-            let cut = |start: Offset| start.min(extent.next_offset) == extent.log_start;
-            let known = extent.log_start == 0 || log.trims.iter().any(|(start, _)| cut(*start));
+            let cut = |(start, lsn): &(Offset, Lsn)| *lsn < first_lost && *start == extent.log_start;
+            let known = extent.log_start == 0 || log.trims.iter().any(cut);
             assert!(known, "{partition} starts at {}", extent.log_start);
             let frames = kept.into_iter().map(|frame| Appended { lsn: Lsn(0), ..frame }).collect();
             let trims = vec![(extent.log_start, Lsn(0))];

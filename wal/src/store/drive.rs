@@ -79,6 +79,7 @@ impl Store {
         let Some(flushed) = self.ring.flushed(id) else { return };
         self.counters.flushes += 1;
         self.counters.flush_bytes += flushed.bytes;
+        self.counters.flush_sizes.record(flushed.bytes);
         self.counters.marks += u64::from(flushed.mark);
         self.counters.flush_latency.record(now.since(flushed.issued));
         self.runs_durable(flushed.runs);

@@ -13,6 +13,11 @@ impl Store {
         self.settle_all = true;
     }
 
+    /// Whether records were lost of which nothing is known, not even their partitions.
+    pub(crate) fn has_lost_records(&self) -> bool {
+        self.lost_records
+    }
+
     /// Forgets a partition that another log holds, and leaves its files alone.
     pub(crate) fn forget_partition(&mut self, partition: PartitionId) {
         self.logs.forget(partition);

@@ -11,6 +11,8 @@ use martlet_core::{Lsn, NodeId, Now, Offset, PartitionId, WalId};
 use super::{Store, WriteClass};
 use crate::config::{Geometry, StoreConfig};
 use crate::io::{FileId, IoFault, IoRequest};
+use crate::layout::flush::{FLUSH_HEADER_BYTES, FlushHeader};
+use crate::layout::record::{RECORD_HEADER_BYTES, RecordHeader, Salt, kind};
 use crate::read::{ReadEnd, ReadStart};
 use crate::recovery::{DamageKind, NewWal, Recovery, ReplayItem};
 use crate::testing::{Bench, Dice, ModelDisk};
@@ -232,6 +234,120 @@ fn a_snapshot_between_the_frames_of_a_run_cuts_them_exactly() {
         .collect();
     assert_eq!(replayed, [2]);
     assert_eq!(served(&mut bench, P), [0, 1, 2]);
+}
+
+#[test]
+fn a_trim_that_is_not_durable_does_not_take_effect_through_a_run() {
+    let mut bench = fresh(StoreConfig { segment_bytes: 256 * 1024, ..config() });
+    bench.store.settle_everything();
+    for _ in 0..4 {
+        append(&mut bench.store, P, 200_000);
+        bench.settle_down();
+    }
+    // Segments that no checkpoint knows; the run's reference is what will tell of them.
+    assert!(bench.store.segments(P).len() > 2);
+    let run = append(&mut bench.store, P, 1 << 20);
+    let mut dice = Dice::new(1);
+    while bench.under_way() == 0 {
+        bench.complete_one(&mut dice);
+    }
+    bench.store.trim(P, 4);
+    assert_eq!(bench.store.extent(P).unwrap().log_start, 4);
+    while bench.store.durable() < run {
+        bench.complete_one(&mut dice);
+    }
+    assert!(bench.store.durable() < bench.store.staged(), "the trim comes after the run");
+    let mut bench = reopen(bench.crash(&mut dice));
+    let whole = bench.store.extent(P).unwrap().log_start == 0;
+    assert_eq!(served(&mut bench, P), if whole { vec![0, 1, 2, 3, 4] } else { vec![4] });
+    assert!(bench.report.holes.is_empty() && whole, "{:?}", bench.report);
+}
+
+/// Where the payloads of the newest RUN_REFs of the ring are: (file, first byte, bytes), newest last.
+fn run_refs(disk: &ModelDisk) -> Vec<(FileId, u64, u64)> {
+    let mut found = Vec::new();
+    for (file, _) in disk.files().filter(|(file, _)| matches!(file, FileId::Ring(..))) {
+        let bytes = disk.contents(file).unwrap();
+        for at in (0..bytes.len()).step_by(4096) {
+            let Ok((flush, _)) = FlushHeader::decode(&bytes[at..]) else { continue };
+            let salt = Salt { sequence: flush.sequence, incarnation: flush.incarnation };
+            let mut record = at + FLUSH_HEADER_BYTES;
+            while let Some(header) = RecordHeader::decode(&bytes[record..], salt) {
+                let payload = record + RECORD_HEADER_BYTES;
+                if header.kind == kind::RUN_REF {
+                    let place = (file, payload as u64, u64::from(header.length));
+                    found.push((flush.position + (payload - at) as u64, place));
+                }
+                record = payload + header.length as usize;
+            }
+        }
+    }
+    found.sort_by_key(|(position, _)| *position);
+    found.into_iter().map(|(_, place)| place).collect()
+}
+
+#[test]
+fn a_run_outlives_its_damaged_reference() {
+    // The first run of a partition, one behind others, and one that sealed a segment on its way.
+    for (before, segment_bytes) in [(0, 256 << 20), (3, 256 << 20), (3, 3 << 20), (4, 2 << 20)] {
+        let mut bench = fresh(StoreConfig { segment_bytes, ..config() });
+        for round in 0..before {
+            append(&mut bench.store, P, 1 << 20);
+            bench.settle_down();
+            if round == 1 {
+                bench.store.provide_checkpoint(Vec::new());
+                bench.settle_down();
+            }
+        }
+        append(&mut bench.store, P, 3_000);
+        append(&mut bench.store, P, 1 << 20);
+        append(&mut bench.store, P, 400_000);
+        let last = append(&mut bench.store, Q, 100);
+        bench.settle_down();
+        bench.pass(20);
+        bench.settle_down();
+        assert!(bench.store.durable() >= last && bench.store.counters().big_runs > before);
+        let whole = served(&mut bench, P);
+        let disk = bench.crash(&mut Dice::new(4));
+        let (file, at, length) = *run_refs(&disk).last().unwrap();
+        for byte in (0..length + 16).step_by(23) {
+            let mut copy = disk.snapshot();
+            // Its header too, which lies before it.
+            copy.flip(file, at - 16 + byte, 0x20);
+            let mut bench = reopen(copy);
+            assert!(!bench.report.damage.is_empty(), "byte {byte}");
+            assert_eq!(served(&mut bench, P), whole, "{before} runs before, byte {byte}");
+            assert_eq!(served(&mut bench, Q), [0]);
+            // It is there for good: after more of the log, and the next start.
+            append(&mut bench.store, P, 1 << 20);
+            bench.settle_down();
+            let now = served(&mut bench, P);
+            assert_eq!(now.len(), whole.len() + 1);
+            let mut bench = reopen(bench.crash(&mut Dice::new(byte)));
+            assert_eq!(served(&mut bench, P), now);
+        }
+    }
+}
+
+#[test]
+fn a_run_whose_flush_is_torn_stays_away() {
+    let mut bench = fresh(config());
+    append(&mut bench.store, P, 1 << 20);
+    bench.settle_down();
+    let disk = bench.crash(&mut Dice::new(4));
+    let (file, at, _) = *run_refs(&disk).last().unwrap();
+    let mut copy = disk.snapshot();
+    copy.flip(file, at, 0x20);
+    // Nothing proves the flush: what one node cannot tell. The offsets are given again.
+    let mut bench = reopen(copy);
+    assert!(bench.report.torn && bench.report.damage.is_empty());
+    assert_eq!(bench.store.extent(P), None);
+    append(&mut bench.store, P, 5_000);
+    bench.settle_down();
+    bench.pass(20);
+    bench.settle_down();
+    let mut bench = reopen(bench.crash(&mut Dice::new(4)));
+    assert_eq!(served(&mut bench, P), [0]);
 }
 
 #[test]

@@ -15,7 +15,8 @@
 //! - **Index**: runs count when their flush is durable, in that very step, so that no reader falls between.
 //!   The partition is busy until then: nobody else writes its segment. A checkpoint captured meanwhile does
 //!   not know the runs; the frames' entries keep its scan of the ring from starting behind their RUN_REF.
-//! - **RUN_REF** names the partition's log start and every segment that one of the last two checkpoints may
+//! - **RUN_REF** names the partition's log start as it was when the run began (a later trim takes effect by
+//!   its own record only, and takes no segment away until the run has ended) and every segment that one of the last two checkpoints may
 //!   not know as it is, so that recovery has all of them whichever slot is good, settles included that were
 //!   never logged.
 //! - **Failure** (a full disk, a failed write or sync, a partition that was dropped or trimmed of its files):
@@ -51,7 +52,8 @@ impl Store {
     pub(super) fn stage_in_run(&mut self, header: &FrameHeader, body: &Bytes) -> Staged {
         let partition = PartitionId(header.partition);
         let last = self.logs.last_position(partition);
-        let (staged, first) = self.ring.stage_in_run(partition, header, body, last);
+        let log_start = self.logs.extent(partition).map_or(0, |extent| extent.log_start);
+        let (staged, first) = self.ring.stage_in_run(partition, header, body, (last, log_start));
         let entry = FrameEntry::of(header, staged.position);
         self.logs.stage(partition, header.epoch, entry);
         self.logs.staged_in_run(partition, u64::from(entry.length), first);
@@ -90,8 +92,9 @@ impl Store {
                 failed = true;
                 continue;
             };
-            let state = self.logs.run_reference(&written, self.checkpointing.generation());
             let run = self.ring.front_runs().iter_mut().find(|run| run.partition == partition);
+            let log_start = run.as_ref().map_or(0, |run| run.log_start);
+            let state = self.logs.run_reference(&written, log_start, self.checkpointing.generation());
             match (state, run) {
                 (Some(state), Some(run)) => {
                     let reference = state.encode();
@@ -115,7 +118,7 @@ impl Store {
         self.counters.big_runs_undone += moved.runs.len() as u64;
         self.settler.unravelled(&moved.payloads);
         for run in &moved.runs {
-            self.logs.run_ended(run.partition, run.bytes, u64::MAX);
+            self.logs.run_ended(run.partition, run.bytes, u64::MAX, self.ring.staged());
             if let HeldState::Landed(_) = run.state {
                 self.logs.settle_failed(run.partition, false, self.ring.staged());
             }
@@ -132,7 +135,7 @@ impl Store {
             let length: u64 = written.runs.iter().map(|run| u64::from(run.length)).sum();
             self.counters.big_run_bytes += length;
             self.news_bytes += length;
-            self.logs.run_ended(partition, bytes, self.config.big_batch_bytes_min);
+            self.logs.run_ended(partition, bytes, self.config.big_batch_bytes_min, self.ring.staged());
             self.logs.run_written(&written, self.ring.staged());
             self.reader.written(written.segment, data);
         }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use martlet_core::WalId;
+use martlet_core::{PartitionId, WalId};
 
 use crate::io::{DirectoryId, FileId, IoFault, IoOutcome, IoRequest, SegmentName};
 use crate::layout::paths;
@@ -20,6 +20,7 @@ pub(super) fn execute(data: &Path, request: &IoRequest) -> IoOutcome {
         IoRequest::Read { file, offset, length } => {
             read_at(&paths::file(data, *file), *offset, *length).map(|bytes| IoOutcome::Read(bytes.into()))
         }
+        IoRequest::ListSegments { partition } => list_segments(data, *partition).map(IoOutcome::Segments),
         IoRequest::Length { file } => length(&paths::file(data, *file)).map(IoOutcome::Length),
         _ => return IoOutcome::Failed(IoFault::Other(READ_ONLY)),
     };
@@ -29,6 +30,12 @@ pub(super) fn execute(data: &Path, request: &IoRequest) -> IoOutcome {
             _ => IoFault::Other(error.raw_os_error().unwrap_or(0)),
         })
     })
+}
+
+fn list_segments(data: &Path, partition: PartitionId) -> io::Result<Vec<(SegmentName, u64)>> {
+    let found = names(&paths::directory(data, DirectoryId::Partition(partition)))?;
+    let names = found.iter().filter_map(|name| paths::parse_segment(partition, name));
+    names.map(|name| Ok((name, length(&paths::file(data, FileId::Segment(name)))?.unwrap_or(0)))).collect()
 }
 
 fn length(path: &Path) -> io::Result<Option<u64>> {

@@ -129,6 +129,16 @@ impl ConsumerCore {
         self.network.last_problem()
     }
 
+    /// Why some partition cannot be read at the moment: the shard that owns it was lost or is not reached.
+    #[must_use]
+    pub fn outage(&self) -> Option<&ClientError> {
+        if !self.ready {
+            return self.last_problem();
+        }
+        let wanted = self.readers.iter().filter(|(_, reader)| !reader.stopped).map(|(index, _)| *index);
+        wanted.filter_map(|index| self.topology.partition(index)).find_map(|(_, at)| self.network.problem(at))
+    }
+
     /// The next thing for the application, if there is one. Frees its room, so a step should follow.
     pub fn take(&mut self) -> Option<ConsumerEvent> {
         while let Some(partition) = self.arrivals.pop_front() {
@@ -476,6 +486,11 @@ impl ConsumerCore {
                 reader.relocate(if earliest { StartAt::Earliest } else { StartAt::Latest });
                 // A broker that keeps refusing must not be asked in a tight loop.
                 self.later(partition, generation, now);
+            }
+            (ErrorCode::OffsetOutOfRange, Some(next_offset)) => {
+                let from = reader.position().unwrap_or_default();
+                let error = ClientError::OutOfRange { partition, from, next_offset, detail: refusal.detail };
+                self.stop(partition, generation, error);
             }
             _ => self.stop(partition, generation, refusal.into()),
         }

@@ -123,6 +123,14 @@ impl Reader {
         }
     }
 
+    /// The next offset to be asked for, if it is known.
+    pub(super) fn position(&self) -> Option<u64> {
+        match self.position {
+            Position::At(offset) => Some(offset),
+            Position::Unknown(_) => None,
+        }
+    }
+
     /// The position, if `next_offset` lies behind it.
     pub(super) fn skip_to(&self, next_offset: u64) -> Option<u64> {
         match self.position {

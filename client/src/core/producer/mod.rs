@@ -122,6 +122,14 @@ impl<T: Default> ProducerCore<T> {
         self.network.last_problem()
     }
 
+    /// Why some batch cannot be sent at the moment: the shard that owns its partition was lost or is not
+    /// reached.
+    #[must_use]
+    pub fn outage(&self) -> Option<&ClientError> {
+        let routes = self.busy.iter().filter_map(|partition| self.topology.partition(*partition));
+        routes.map(|(_, address)| address).find_map(|address| self.network.problem(address))
+    }
+
     /// Gives up: everything that is not settled is settled with `error` by the next step.
     pub fn abort(&mut self, error: ClientError) {
         self.die(error);

@@ -25,6 +25,8 @@ struct Shared {
     cut: Notify,
     /// Execute appends, but end the connection instead of answering them.
     swallow_answers: AtomicBool,
+    /// End every connection as soon as it is made.
+    refuse_connections: AtomicBool,
 }
 
 /// A broker in memory on loopback. Stops when it is dropped.
@@ -63,6 +65,7 @@ impl FakeBroker {
             appended: Notify::new(),
             cut: Notify::new(),
             swallow_answers: AtomicBool::new(false),
+            refuse_connections: AtomicBool::new(false),
         });
         let tasks = listeners
             .into_iter()
@@ -95,6 +98,11 @@ impl FakeBroker {
         self.shared.cut.notify_waiters();
     }
 
+    /// Whether new connections are ended at once.
+    pub fn refuse_connections(&self, refuse: bool) {
+        self.shared.refuse_connections.store(refuse, Ordering::SeqCst);
+    }
+
     /// Whether appends are executed without an answer, their connection being cut instead.
     pub fn swallow_answers(&self, swallow: bool) {
         self.shared.swallow_answers.store(swallow, Ordering::SeqCst);
@@ -110,6 +118,9 @@ impl Drop for FakeBroker {
 
 async fn accept(shared: Arc<Shared>, shard: u16, listener: TcpListener) {
     while let Ok((stream, _)) = listener.accept().await {
+        if shared.refuse_connections.load(Ordering::SeqCst) {
+            continue;
+        }
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             let cut = shared.cut.notified();

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use kafka_protocol::ResponseError;
 
-use crate::answer::{Answer, Answering, Request};
+use crate::answer::{Answer, Answering, Request, ready};
 use crate::context::Context;
 use crate::errors;
 
@@ -24,12 +24,14 @@ struct Partition {
     bytes_max: i32,
 }
 
-pub(crate) fn fetch(context: Rc<Context>, request: Request) -> Answering {
+pub(crate) fn fetch(context: Rc<Context>, mut request: Request) -> Answering {
+    let asked = match request::read(request.reader(), request.version) {
+        Ok(asked) => asked,
+        Err(malformed) => return ready(malformed.into()),
+    };
+    // It may wait for long, and its buffer with it.
+    request.body = bytes::Bytes::new();
     Box::pin(async move {
-        let asked = match request::read(request.reader(), request.version) {
-            Ok(asked) => asked,
-            Err(malformed) => return malformed.into(),
-        };
         let opened = context.sessions.borrow_mut().open(&asked, context.runtime.random());
         let mut session = match opened {
             Ok(session) => session,

@@ -140,7 +140,7 @@ async fn gather(
     parts: Vec<Part>,
     facts: &Facts,
 ) -> Vec<(TopicKey, i32, Fetched)> {
-    let bytes_max = asked.bytes_max.min(KAFKA_FETCH_BYTES_MAX);
+    let bytes_max = asked.bytes_max.min(KAFKA_FETCH_BYTES_MAX).min(context.credit.get());
     let mut bytes = 0;
     let mut fetched = Vec::with_capacity(parts.len());
     for part in parts {
