@@ -8,3 +8,4 @@
 pub mod frames;
 pub mod kafka;
 pub mod native;
+pub mod transcode;

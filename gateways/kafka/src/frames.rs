@@ -5,8 +5,9 @@ use bytes::Bytes;
 use martlet_core::frame::{FrameHeader, format};
 use martlet_core::limits::BATCH_UNCOMPRESSED_BYTES_MAX;
 use martlet_core::{ErrorCode, Refusal};
-use martlet_formats::kafka::{CRC_FROM, KafkaBatch, KafkaBatchBuilder, KafkaCodec, KafkaRecord, prefix};
-use martlet_formats::native::{Batch, Codec};
+use martlet_formats::kafka::{CRC_FROM, KafkaBatch, prefix};
+use martlet_formats::native::Batch;
+use martlet_formats::transcode::native_to_kafka;
 use martlet_shard::api::{Frames, StoredFrame};
 
 /// Batches in a row, as parts of an answer.
@@ -69,22 +70,8 @@ fn transcode(header: &FrameHeader, body: &Bytes) -> Result<Bytes, Refusal> {
     if header.format != format::NATIVE {
         return Err(corrupt(header, format!("records of format {} cannot be read by Kafka", header.format)));
     }
-    let batch = Batch::open(body, BATCH_UNCOMPRESSED_BYTES_MAX).map_err(|error| corrupt(header, error))?;
-    let codec = match batch.header().codec {
-        Codec::None => KafkaCodec::None,
-        Codec::Gzip => KafkaCodec::Gzip,
-        Codec::Snappy => KafkaCodec::Snappy,
-        Codec::Lz4 => KafkaCodec::Lz4,
-        Codec::Zstd => KafkaCodec::Zstd,
-    };
-    let mut builder = KafkaBatchBuilder::new(codec, batch.bytes() + batch.bytes() / 8);
-    for record in batch.records() {
-        let headers: Vec<(&[u8], Option<&[u8]>)> =
-            record.headers().map(|header| (header.name.as_bytes(), header.value)).collect();
-        let record = KafkaRecord { timestamp: record.timestamp, key: record.key, value: record.value };
-        builder.append(&record, headers.into_iter());
-    }
-    Ok(builder.finish(header.base_offset, header.epoch))
+    let place = (header.base_offset, header.epoch);
+    native_to_kafka(body, place, BATCH_UNCOMPRESSED_BYTES_MAX).map_err(|error| corrupt(header, error))
 }
 
 /// The largest timestamp in a frame, milliseconds.

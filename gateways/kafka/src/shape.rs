@@ -229,3 +229,122 @@ fn counted(reader: &mut Reader, elements: &mut usize) -> Result<usize, Malformed
     }
     Ok(count)
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::{Bytes, BytesMut};
+    use kafka_protocol::messages::*;
+    use kafka_protocol::protocol::{Encodable, StrBytes};
+
+    use super::*;
+    use crate::table;
+
+    /// The published encoder's bytes of `message` have the shape that the table names, in every version that
+    /// is served and that the message has.
+    fn fits<M: Encodable>(key: i16, message: &M) {
+        let api = table::find(key).unwrap();
+        let mut versions = 0;
+        for version in api.served_from..=api.max {
+            let mut bytes = BytesMut::new();
+            if message.encode(&mut bytes, version).is_err() {
+                continue;
+            }
+            versions += 1;
+            let mut reader = Reader::new(bytes.freeze(), version >= api.flexible_from);
+            walk(api.shape, version, &mut reader, &mut 0)
+                .unwrap_or_else(|error| panic!("{} version {version}: {error}", api.name));
+            assert_eq!(reader.left(), 0, "{} version {version}", api.name);
+        }
+        assert!(versions > 0, "{} was never encoded", api.name);
+    }
+
+    fn text(value: &'static str) -> StrBytes {
+        StrBytes::from_static_str(value)
+    }
+
+    #[test]
+    fn topics_have_the_published_shape() {
+        use kafka_protocol::messages::create_topics_request as create;
+        let name = || TopicName(text("topic"));
+        let config = create::CreatableTopicConfig::default().with_name(text("a")).with_value(Some(text("b")));
+        let assignment =
+            create::CreatableReplicaAssignment::default().with_broker_ids(vec![1.into(), 2.into()]);
+        let topic = create::CreatableTopic::default()
+            .with_name(name())
+            .with_assignments(vec![assignment])
+            .with_configs(vec![config.clone(), config.with_value(None)]);
+        fits(19, &CreateTopicsRequest::default().with_topics(vec![topic.clone(), topic]));
+        fits(20, &DeleteTopicsRequest::default().with_topic_names(vec![name(), name()]));
+        let state = delete_topics_request::DeleteTopicState::default().with_name(Some(name()));
+        fits(20, &DeleteTopicsRequest::default().with_topics(vec![state]));
+        let assignment = create_partitions_request::CreatePartitionsAssignment::default();
+        let more = create_partitions_request::CreatePartitionsTopic::default()
+            .with_name(name())
+            .with_assignments(Some(vec![assignment.with_broker_ids(vec![1.into()])]));
+        let grow = CreatePartitionsRequest::default();
+        fits(37, &grow.clone().with_topics(vec![more.clone(), more.with_assignments(None)]));
+        let partition = delete_records_request::DeleteRecordsPartition::default();
+        let records = delete_records_request::DeleteRecordsTopic::default()
+            .with_name(name())
+            .with_partitions(vec![partition.clone(), partition]);
+        fits(21, &DeleteRecordsRequest::default().with_topics(vec![records]));
+        let asked = metadata_request::MetadataRequestTopic::default().with_name(Some(name()));
+        fits(3, &MetadataRequest::default().with_topics(Some(vec![asked.clone(), asked])));
+        fits(3, &MetadataRequest::default().with_topics(None));
+        let all = MetadataRequest::default().with_include_topic_authorized_operations(true);
+        fits(3, &all.with_include_cluster_authorized_operations(true));
+        let cursor = describe_topic_partitions_request::Cursor::default().with_topic_name(name());
+        let topic = describe_topic_partitions_request::TopicRequest::default().with_name(name());
+        let describe = DescribeTopicPartitionsRequest::default().with_topics(vec![topic]);
+        fits(75, &describe.clone());
+        fits(75, &describe.with_cursor(Some(cursor)));
+        let partition = offset_for_leader_epoch_request::OffsetForLeaderPartition::default();
+        let topic = offset_for_leader_epoch_request::OffsetForLeaderTopic::default()
+            .with_topic(name())
+            .with_partitions(vec![partition.clone(), partition]);
+        fits(23, &OffsetForLeaderEpochRequest::default().with_topics(vec![topic]));
+    }
+
+    #[test]
+    fn settings_and_facts_have_the_published_shape() {
+        let resource = describe_configs_request::DescribeConfigsResource::default()
+            .with_resource_name(text("topic"))
+            .with_configuration_keys(Some(vec![text("a"), text("b")]));
+        let describe = DescribeConfigsRequest::default();
+        fits(32, &describe.with_resources(vec![resource.clone(), resource.with_configuration_keys(None)]));
+        let config = alter_configs_request::AlterableConfig::default().with_name(text("a"));
+        let resource = alter_configs_request::AlterConfigsResource::default()
+            .with_resource_name(text("topic"))
+            .with_configs(vec![config.clone().with_value(Some(text("b"))), config]);
+        fits(33, &AlterConfigsRequest::default().with_resources(vec![resource]));
+        let config = incremental_alter_configs_request::AlterableConfig::default().with_name(text("a"));
+        let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+            .with_configs(vec![config.clone().with_value(Some(text("b"))), config]);
+        fits(44, &IncrementalAlterConfigsRequest::default().with_resources(vec![resource]));
+        let topic = describe_log_dirs_request::DescribableLogDirTopic::default()
+            .with_topic(TopicName(text("topic")))
+            .with_partitions(vec![1, 2]);
+        fits(35, &DescribeLogDirsRequest::default().with_topics(Some(vec![topic])));
+        fits(35, &DescribeLogDirsRequest::default().with_topics(None));
+        fits(60, &DescribeClusterRequest::default());
+        fits(60, &DescribeClusterRequest::default().with_endpoint_type(2));
+        let part = describe_client_quotas_request::ComponentData::default().with_entity_type(text("user"));
+        fits(48, &DescribeClientQuotasRequest::default().with_components(vec![part]));
+        let topic = list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+            .with_partition_indexes(vec![1]);
+        fits(46, &ListPartitionReassignmentsRequest::default().with_topics(Some(vec![topic])));
+        fits(22, &InitProducerIdRequest::default().with_transactional_id(Some(text("t").into())));
+        fits(22, &InitProducerIdRequest::default());
+    }
+
+    #[test]
+    fn an_announced_number_is_not_believed() {
+        let check = |bytes: &'static [u8], flexible| {
+            check(METADATA, 0, Reader::new(Bytes::from_static(bytes), flexible))
+        };
+        assert!(check(&[0x7f, 0xff, 0xff, 0xff, 0, 0], false).is_err());
+        assert!(check(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0], true).is_err());
+        assert!(check(&[0xff, 0xff, 0xff, 0xff], false).is_ok(), "no array is one");
+        assert!(check(&[0xff, 0xff, 0xff, 0xfe], false).is_err());
+    }
+}

@@ -124,3 +124,25 @@ impl std::fmt::Debug for Api {
         write!(f, "{} {} {}-{}", self.key, self.name, self.min, self.max)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_in_order_and_each_once() {
+        assert!(APIS.is_sorted_by(|left, right| left.key < right.key));
+        assert!(APIS.iter().all(|api| api.min <= api.served_from && api.served_from <= api.max));
+    }
+
+    #[test]
+    fn the_table_in_the_docs_is_this_one() {
+        let document = include_str!("../../../docs/kafka.md");
+        let is_row =
+            |line: &&str| line.starts_with("| ") && line[2..].starts_with(|c: char| c.is_ascii_digit());
+        let found: Vec<&str> = document.lines().filter(is_row).collect();
+        let row = |api: &Api| format!("| {} | {} | {}–{} |", api.key, api.name, api.served_from, api.max);
+        let wanted: Vec<String> = APIS.iter().map(row).collect();
+        assert_eq!(found, wanted, "write this into docs/kafka.md:\n{}", wanted.join("\n"));
+    }
+}
