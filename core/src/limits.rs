@@ -57,6 +57,8 @@ pub const GROUP_OFFSETS_MAX: usize = 100_000;
 pub const GROUP_PARTITIONS_MAX: usize = 100_000;
 /// Groups looked at in one turn of forgetting.
 pub const GROUPS_SWEPT_PER_TURN: usize = 2_000;
+/// Positions of groups that one shard tells to metrics.
+pub const GROUP_POSITIONS_TOLD_MAX: usize = 10_000;
 /// Bytes of a subscription's pattern.
 pub const GROUP_PATTERN_BYTES_MAX: usize = 4_096;
 

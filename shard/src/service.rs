@@ -9,7 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use martlet_core::{ErrorCode, Instant, Lsn, Now, PartitionId, Refusal, ShardId, TopicName};
+use martlet_core::{ErrorCode, Instant, Lsn, Now, Offset, PartitionId, Refusal, ShardId, TopicName};
 
 use crate::api::{CallContext, CallToken, Reply};
 use crate::engine::{Engine, Outcome};
@@ -56,6 +56,27 @@ pub enum ServiceAt {
     Shard(ShardId),
 }
 
+/// How far a group of readers is in a partition, for those who watch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Position {
+    pub group: String,
+    pub topic: String,
+    pub index: u32,
+    pub partition: PartitionId,
+    pub offset: Offset,
+}
+
+/// What a service tells those who watch.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServiceFacts {
+    /// Some, if there are too many.
+    pub positions: Vec<Position>,
+    /// Groups, by a state's name.
+    pub groups: Vec<(&'static str, u64)>,
+    pub rebalances: u64,
+    pub commits: u64,
+}
+
 /// A state machine of a gateway on one shard.
 pub trait ShardService {
     /// As calls name it.
@@ -85,6 +106,12 @@ pub trait ShardService {
 
     /// The caller is gone; an answer for it may still be given.
     fn cancel(&mut self, token: CallToken);
+
+    /// Numbers for those who watch: at most `positions_max` positions.
+    fn facts(&self, host: &ServiceHost<'_>, positions_max: usize) -> ServiceFacts {
+        let _ = (host, positions_max);
+        ServiceFacts::default()
+    }
 
     /// Calls that have not been answered; they will be refused. Nothing is owed to them any more.
     fn abandon_all(&mut self) -> Vec<CallToken>;
@@ -250,6 +277,24 @@ impl Engine {
             }
         });
         outcome.map(|reply| reply.map(Reply::Service))
+    }
+
+    /// What the services of this shard tell, and, if there are any, start and end of each partition here.
+    pub fn service_facts(
+        &mut self,
+        log: &mut dyn Log,
+        now: Now,
+        positions_max: usize,
+    ) -> (Vec<ServiceFacts>, Vec<(PartitionId, Offset, Offset)>) {
+        let mut facts = Vec::new();
+        self.each_service(log, now, |service, host| facts.push(service.facts(host, positions_max)));
+        if facts.is_empty() {
+            return (facts, Vec::new());
+        }
+        let end = |(id, partition): (&PartitionId, &Box<crate::partition::Partition>)| {
+            (*id, partition.log_start, partition.committed)
+        };
+        (facts, self.partitions.iter().map(end).collect())
     }
 
     pub(crate) fn next_service_timer(&self) -> Option<Instant> {

@@ -2,6 +2,7 @@
 //! it in order. Owns the life of the process; must never touch a record or a log file.
 
 mod control;
+mod group_metrics;
 mod http;
 mod logs;
 mod metrics;

@@ -1,7 +1,16 @@
 //! Looking at groups, and answers for when something could not be stored.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use martlet_core::TopicId;
+use martlet_shard::metadata::Topic;
+use martlet_shard::service::{Position, ServiceFacts, ServiceHost};
+
 use super::super::ask::{ConsumerDescribed, Described, Failure, Joined, Listed, Synced, Told};
-use super::{Groups, Kind};
+use super::super::offsets;
+use super::{Groups, Kind, REGISTER};
+use crate::topics::short_name;
 
 /// What is said instead of `told` when the log does not take the change it tells of: come again.
 pub(super) fn unavailable(told: Told) -> Told {
@@ -23,6 +32,34 @@ pub(super) fn unavailable(told: Told) -> Told {
 }
 
 impl Groups {
+    /// Numbers for those who watch.
+    pub(super) fn told(&self, host: &ServiceHost<'_>, positions_max: usize) -> ServiceFacts {
+        let mut groups: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for entry in self.groups.values() {
+            *groups.entry(entry.kind.state_name()).or_default() += 1;
+        }
+        let topics: BTreeMap<TopicId, &Arc<Topic>> = host.topics().map(|topic| (topic.id, topic)).collect();
+        let values = host.registers().keys(REGISTER);
+        let values = values.flat_map(|(group, values)| values.iter().map(move |value| (group, value)));
+        let position = |(group, (name, value)): (&str, (&Box<[u8]>, &Box<[u8]>))| {
+            let (topic, index) = offsets::partition_of(name)?;
+            let topic = topics.get(&topic)?;
+            Some(Position {
+                group: group.to_owned(),
+                topic: short_name(&topic.name)?.to_owned(),
+                index,
+                partition: *topic.partitions.get(index as usize)?,
+                offset: u64::try_from(offsets::decode(value).ok()?.offset).ok()?,
+            })
+        };
+        ServiceFacts {
+            positions: values.filter_map(position).take(positions_max).collect(),
+            groups: groups.into_iter().collect(),
+            rebalances: self.counters.rebalances,
+            commits: self.counters.commits,
+        }
+    }
+
     pub(super) fn describe(&self, name: &str) -> Result<Described, Failure> {
         match self.groups.get(name).map(|entry| &entry.kind) {
             Some(Kind::Classic(group)) => Ok(group.describe()),

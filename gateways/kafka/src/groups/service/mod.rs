@@ -16,7 +16,7 @@ use martlet_core::limits::SHARD_GROUPS_MAX;
 use martlet_core::{ErrorCode, Instant, Lsn, Refusal, ShardId};
 use martlet_shard::api::CallToken;
 use martlet_shard::registers::{RegisterNote, Values};
-use martlet_shard::service::{ServiceFactory, ServiceHost, ServiceMessage, ShardService};
+use martlet_shard::service::{ServiceFactory, ServiceFacts, ServiceHost, ServiceMessage, ShardService};
 
 use super::ask::{Ask, Effects, Failure, Told, What};
 use super::classic::ClassicGroup;
@@ -62,6 +62,13 @@ impl Kind {
         match self {
             Kind::Classic(group) => group.has_members(),
             Kind::Consumer(group) => group.has_members(),
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        match self {
+            Kind::Classic(group) => group.state_name(),
+            Kind::Consumer(group) => group.state_name(),
         }
     }
 
@@ -493,6 +500,10 @@ impl ShardService for Groups {
     fn next_timer(&self) -> Option<Instant> {
         let due = self.due.first().map(|(due, _)| *due);
         due.into_iter().chain(self.next_sweep).min()
+    }
+
+    fn facts(&self, host: &ServiceHost<'_>, positions_max: usize) -> ServiceFacts {
+        self.told(host, positions_max)
     }
 
     fn cancel(&mut self, _: CallToken) {
