@@ -43,7 +43,7 @@ pub const READ_BYTES_MAX: u32 = 16 * 1024 * 1024;
 /// Bytes of values that the services of one shard keep, with what it costs to hold them.
 pub const SHARD_REGISTER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of one change of such values.
-pub const REGISTER_NOTE_BYTES_MAX: usize = 2 * 1024 * 1024;
+pub const REGISTER_NOTE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Members of one consumer group.
 pub const GROUP_MEMBERS_MAX: usize = 5_000;

@@ -155,7 +155,7 @@ impl ShardCore {
     }
 
     /// New calls are refused, waiting reads end, what is staged goes on.
-    pub(crate) fn shut_down(&mut self, now: Now) {
+    pub(crate) fn shut_down(&mut self) {
         self.engine.shut_down();
         self.carry_out();
     }

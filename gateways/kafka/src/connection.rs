@@ -26,7 +26,7 @@ use crate::answer::{Answer, Answering, Request, ready};
 use crate::calls::unsupported_versions;
 use crate::config::KafkaConfig;
 use crate::context::Context;
-use crate::table::{self, Api};
+use crate::table;
 use crate::wire::{Malformed, Reader};
 
 /// Answers are put together up to so many bytes before they are sent.

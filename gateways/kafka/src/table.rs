@@ -6,7 +6,6 @@ use std::rc::Rc;
 use crate::answer::{Answering, Request};
 use crate::calls;
 use crate::context::Context;
-use crate::groups;
 use crate::shape::{self, Field};
 
 /// A request that is served.
