@@ -356,9 +356,12 @@ async fn an_outage_is_seen_while_it_lasts() {
     broker.refuse_connections(true);
     broker.cut_connections();
     producer.send_nowait(Record::value(b"2")).await.unwrap();
-    while producer.outage().is_none() || consumer.outage().is_none() {
-        tokio::task::yield_now().await;
-    }
+    let seen = async {
+        while producer.outage().is_none() || consumer.outage().is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), seen).await.expect("the outage is seen");
     broker.refuse_connections(false);
     producer.flush().await.unwrap();
     assert!(consumer.next().await.unwrap().is_some());

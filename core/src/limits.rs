@@ -95,6 +95,8 @@ pub const TOPIC_LIST_COUNT_MAX: u32 = 1_000;
 
 /// Requests of one connection that have not been answered.
 pub const CONNECTION_REQUESTS_MAX: usize = 1_000;
+/// Reads of one connection whose answers are being fetched, or wait to be sent; further ones wait for them.
+pub const CONNECTION_FETCHES_MAX: usize = 2;
 /// Connections of one shard.
 pub const SHARD_CONNECTIONS_MAX: usize = 20_000;
 /// Connections of one shard that are being told that there are too many; the rest is closed without a word.
@@ -123,6 +125,9 @@ pub const LOST_RANGES_TOLD_MAX: usize = 64;
 pub const EXECUTOR_TICK_TURNS_MAX: usize = 128;
 /// Time that tasks may run between two enters of an executor's driver.
 pub const EXECUTOR_TICK_US_MAX: u64 = 500;
+/// Time that an executor looks for completions before it sleeps, after it has answered somebody and while no
+/// file operation is under way.
+pub const EXECUTOR_WATCH_US_MAX: u64 = 150;
 /// What one turn of a task may take from mailboxes before it must yield.
 pub const COOPERATIVE_BUDGET: u32 = 128;
 

@@ -1,8 +1,9 @@
 //! Every decoder against changed examples, the same ones in every run. `MARTLET_FUZZ_ROUNDS` asks for more of
-//! them,
-//! `MARTLET_FUZZ_SEED` for others. A failure names target, seed and bytes.
+//! them, `MARTLET_FUZZ_SECONDS` for as many as fit into that time for each decoder, `MARTLET_FUZZ_SEED` for
+//! others. A failure names target, seed and bytes.
 
 use std::panic::catch_unwind;
+use std::time::{Duration, Instant};
 
 use martlet_fuzz::corpus::examples;
 use martlet_fuzz::mutate::{Dice, mutate, reseal};
@@ -24,6 +25,7 @@ fn check(target: Target, seed: u64, bytes: &[u8]) {
 
 fn smoke(target: Target) {
     let rounds = number("MARTLET_FUZZ_ROUNDS", ROUNDS);
+    let (began, time) = (Instant::now(), Duration::from_secs(number("MARTLET_FUZZ_SECONDS", 0)));
     let first = number("MARTLET_FUZZ_SEED", 1) << 32;
     let examples = examples(target.0);
     assert!(examples.iter().all(|example| !example.is_empty()), "an example of {} is empty", target.0);
@@ -33,7 +35,8 @@ fn smoke(target: Target) {
             check(target, 0, &example[..length]);
         }
     }
-    for seed in first..first + rounds {
+    let mut seed = first;
+    while seed < first + rounds || seed % 1024 != 0 || began.elapsed() < time {
         let mut dice = Dice(seed);
         let example = &examples[dice.below(examples.len())];
         let mut bytes = mutate(example, &mut dice);
@@ -41,7 +44,9 @@ fn smoke(target: Target) {
             reseal(target.0, &mut bytes);
         }
         check(target, seed, &bytes);
+        seed += 1;
     }
+    println!("{}: {} inputs in {} s", target.0, seed - first, began.elapsed().as_secs());
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The memory that the connections of one shard share. Owns the counts, who waits for what, and how fast those
-//! who hold something must be while others wait; it closes nobody itself.
+//! The memory that the connections of one shard share. Owns the counts, who waits for what, and how fast
+//! those who hold something must be while others wait; it closes nobody itself.
 //!
 //! The budget is dealt out in parts, so that what one kind of peer can hold never stops another kind:
 //!
@@ -8,7 +8,8 @@
 //!   a peer that stalls never holds any of this part: HELLO and small requests always find their turn;
 //! - *small* frames that do not fit the receive buffer have a part of their own too;
 //! - *large* frames grow in steps as their bytes arrive. What is left when the steps have used up their part
-//!   is the *last* part: one frame at a time gets all that it misses from there, so one always finishes;
+//!   is the *last* part, of one large frame: who gets anything from there gets all that it misses, so one
+//!   can always finish;
 //! - *answers* are reserved before they are fetched; where there is no room for all that was asked for, a
 //!   reader gets [`SMALL_BYTES_MAX`] out of a part for *small answers*.
 //!
@@ -17,7 +18,7 @@
 //! [`MemoryBudget::pace`] asks for while somebody waits, or lose their connection.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -74,13 +75,16 @@ struct Shared {
     peak: Cell<usize>,
     next_ticket: Cell<u64>,
     waiting: Cell<usize>,
-    queues: [RefCell<VecDeque<Waiter>>; PURPOSES],
+    queues: [RefCell<BTreeMap<u64, Waiter>>; PURPOSES],
     cut_off: Cell<u64>,
 }
 
 /// First come, first served within a purpose; the waker is replaced at every poll.
+///
+/// Who waits for the memory of an answer may not come when it is called, because its connection is still
+/// sending the one before to a peer that does not read. So all of them are called and leave the queue; those
+/// who come and find no room wait again, in their old place.
 struct Waiter {
-    ticket: u64,
     since: Instant,
     waker: Waker,
 }
@@ -155,7 +159,7 @@ impl MemoryBudget {
         self.shared.peak.get()
     }
 
-    /// Reservations that wait for this purpose.
+    /// Reservations that wait for this purpose and would be taken now.
     #[must_use]
     pub fn waiting(&self, purpose: Purpose) -> usize {
         self.shared.queues[purpose as usize].borrow().len()
@@ -174,7 +178,7 @@ impl MemoryBudget {
         if self.shared.waiting.get() == 0 {
             return None;
         }
-        let since = self.shared.queues[purpose as usize].borrow().front()?.since;
+        let since = self.shared.queues[purpose as usize].borrow().first_key_value()?.1.since;
         let waited_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         let doublings = waited_ms.checked_sub(PACE_AFTER_MS)? / 1_000;
         Some((PACE_BYTES_MIN << doublings.min(16)).min(PACE_BYTES_MAX))
@@ -323,7 +327,7 @@ impl Shared {
         if at_once && self.has(Part::Large, rest) {
             return Some((Part::Large, rest));
         }
-        let last_is_free = self.used[Part::Last as usize].get() == 0;
+        let last_is_free = self.has(Part::Last, rest);
         if last_is_free && !at_once {
             return Some((Part::Last, rest));
         }
@@ -339,12 +343,15 @@ impl Shared {
         if self.waiting.get() == 0 {
             return;
         }
-        for queue in &self.queues {
-            let first = queue.borrow().front().map(|waiter| waiter.waker.clone());
+        for queue in &self.queues[..Purpose::Answer as usize] {
+            let first = queue.borrow().first_key_value().map(|(_, waiter)| waiter.waker.clone());
             if let Some(waker) = first {
                 waker.wake();
             }
         }
+        let called = std::mem::take(&mut *self.queues[Purpose::Answer as usize].borrow_mut());
+        self.waiting.set(self.waiting.get() - called.len());
+        called.into_values().for_each(|waiter| waiter.waker.wake());
     }
 }
 
@@ -363,36 +370,28 @@ impl<'a> Ticket<'a> {
         Ticket { shared, purpose, number, since }
     }
 
-    fn queue(&self) -> &RefCell<VecDeque<Waiter>> {
+    fn queue(&self) -> &RefCell<BTreeMap<u64, Waiter>> {
         &self.shared.queues[self.purpose as usize]
     }
 
     fn is_first(&self) -> bool {
-        self.queue().borrow().front().is_none_or(|first| first.ticket == self.number)
+        self.queue().borrow().first_key_value().is_none_or(|(first, _)| *first >= self.number)
     }
 
     fn wait(&self, waker: &Waker) {
-        let mut queue = self.queue().borrow_mut();
-        // Tickets are in order, as everybody waits from the first poll on.
-        match queue.binary_search_by_key(&self.number, |waiter| waiter.ticket) {
-            Ok(at) => queue[at].waker.clone_from(waker),
-            Err(at) => {
-                let waiter = Waiter { ticket: self.number, since: self.since, waker: waker.clone() };
-                queue.insert(at, waiter);
-                self.shared.waiting.set(self.shared.waiting.get() + 1);
-            }
+        let waiter = Waiter { since: self.since, waker: waker.clone() };
+        if self.queue().borrow_mut().insert(self.number, waiter).is_none() {
+            self.shared.waiting.set(self.shared.waiting.get() + 1);
         }
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        let mut queue = self.queue().borrow_mut();
-        if let Ok(at) = queue.binary_search_by_key(&self.number, |waiter| waiter.ticket) {
-            queue.remove(at);
+        let left = self.queue().borrow_mut().remove(&self.number);
+        if left.is_some() {
             self.shared.waiting.set(self.shared.waiting.get() - 1);
         }
-        drop(queue);
         self.shared.wake();
     }
 }

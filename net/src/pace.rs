@@ -4,12 +4,18 @@
 use std::time::Duration;
 
 use martlet_core::Instant;
+use martlet_core::limits::PACE_BYTES_MAX;
 use martlet_runtime::Runtime;
 
 use crate::memory::{MemoryBudget, Purpose};
 
 /// Time between two looks at the pace.
 const TICK: Duration = Duration::from_millis(500);
+/// The same when the pace is as high as it gets: somebody has been waiting for long.
+const TICK_PRESSED: Duration = Duration::from_millis(250);
+/// Time until the first look after a wait for memory: a peer that was held up has filled the socket
+/// meanwhile.
+const TICK_FIRST: Duration = Duration::from_millis(100);
 
 /// Why a transfer is ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +34,8 @@ pub(crate) struct Pace {
     purpose: Option<Purpose>,
     /// What is left of the time the transfer may take.
     left: Duration,
+    /// Length of the stretch that is looked at next.
+    tick: Duration,
     /// Beginning of the stretch that is looked at next, and the bytes moved in it.
     begun: Instant,
     moved: u64,
@@ -41,16 +49,22 @@ impl Pace {
         allowance: Duration,
         runtime: &Runtime,
     ) -> Pace {
-        Pace { memory: memory.clone(), purpose, left: allowance, begun: runtime.instant(), moved: 0 }
+        let begun = runtime.instant();
+        Pace { memory: memory.clone(), purpose, left: allowance, tick: TICK, begun, moved: 0 }
     }
 
     /// When to look next.
     pub(crate) fn tick(&self) -> Instant {
-        self.begun.after(self.left.min(TICK))
+        self.begun.after(self.left.min(self.tick))
     }
 
     /// The transfer was held up for a while by somebody else than its peer.
     pub(crate) fn go_on(&mut self, now: Instant) {
+        self.begin(now, TICK_FIRST);
+    }
+
+    fn begin(&mut self, now: Instant, tick: Duration) {
+        self.tick = tick;
         self.begun = now;
         self.moved = 0;
     }
@@ -77,7 +91,7 @@ impl Pace {
                 return Err(TooSlow::Pressed { pace });
             }
         }
-        self.go_on(now);
+        self.begin(now, if pace == Some(PACE_BYTES_MAX) { TICK_PRESSED } else { TICK });
         Ok(())
     }
 }

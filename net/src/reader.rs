@@ -67,8 +67,8 @@ pub struct FrameReader {
     memory: MemoryBudget,
     buffer: BytesMut,
     chunk: usize,
-    /// The frame on its way does not fit a chunk.
-    is_exact: bool,
+    /// What the frame on its way may take so far, if it does not fit a chunk.
+    room_exact: Option<usize>,
     /// What a chunk above the smallest size costs.
     chunk_reservation: Option<BufferReservation>,
     received_bytes: u64,
@@ -90,7 +90,7 @@ impl FrameReader {
             memory,
             buffer: BytesMut::new(),
             chunk: CHUNK_BYTES_MIN,
-            is_exact: false,
+            room_exact: None,
             chunk_reservation: None,
             received_bytes: 0,
             is_big_endian: false,
@@ -172,24 +172,25 @@ impl FrameReader {
     /// the peer's.
     async fn receive_reserved(&mut self, total: usize) -> Result<Reservation, ReadError> {
         let purpose = if total <= SMALL_BYTES_MAX { Purpose::Small } else { Purpose::Large };
-        let mut reservation = match purpose {
-            Purpose::Small => self.memory.small(total, self.runtime.instant()).await,
-            _ => self.memory.none(),
-        };
-        self.is_exact = true;
         let mut pace = Pace::new(&self.memory, Some(purpose), self.allowance(total), &self.runtime);
-        loop {
-            if reservation.bytes() < total {
-                self.memory.grow(&mut reservation, total, self.runtime.instant()).await;
-                pace.go_on(self.runtime.instant());
+        // Who only announces gets nothing: half of the smallest receive buffer has to be filled first.
+        self.receive_up_to(CHUNK_BYTES_MIN / 2, &mut pace).await?;
+        let mut reservation = self.memory.none();
+        while self.buffer.len() < total {
+            let now = self.runtime.instant();
+            match purpose {
+                Purpose::Small => reservation = self.memory.small(total, now).await,
+                _ => self.memory.grow(&mut reservation, total, now).await,
             }
-            let target = reservation.bytes().min(total);
+            pace.go_on(self.runtime.instant());
+            let granted = reservation.bytes().min(total);
+            self.room_exact = Some(granted);
+            // More is asked for when the peer has sent more, so that those who stall do not wait in line.
+            let target = if granted < total { granted - CHUNK_BYTES_MIN } else { total };
             self.receive_up_to(target, &mut pace).await?;
-            if target == total {
-                self.is_exact = false;
-                return Ok(reservation);
-            }
         }
+        self.room_exact = None;
+        Ok(reservation)
     }
 
     /// Time that a frame of `total` bytes may take.
@@ -203,7 +204,7 @@ impl FrameReader {
         let runtime = self.runtime.clone();
         let all = async {
             self.chunk = CHUNK_BYTES_MIN;
-            self.is_exact = false;
+            self.room_exact = None;
             self.buffer = BytesMut::new();
             loop {
                 self.buffer.clear();
@@ -257,10 +258,10 @@ impl FrameReader {
 
     fn make_room(&mut self, total: usize) {
         let missing = total.saturating_sub(self.buffer.len());
-        if self.is_exact {
-            if self.buffer.capacity() < total {
+        if let Some(room) = self.room_exact {
+            if self.buffer.capacity() < room {
                 // Granted step by step it is moved at most once per doubling.
-                let mut exact = BytesMut::with_capacity(total);
+                let mut exact = BytesMut::with_capacity(room);
                 exact.extend_from_slice(&self.buffer);
                 self.buffer = exact;
             }

@@ -12,6 +12,7 @@ use martlet_net::Reservation;
 use martlet_shard::api::{Broker, Call, CallContext, CallToken, FactsLater, Reply, Replying};
 
 use crate::calls::{AnswerSize, Origin, Progress};
+use crate::fetches::Pass;
 use crate::handle::BoundListener;
 use crate::shard::Shard;
 
@@ -29,10 +30,13 @@ impl Broker for ShardBroker {
             let token = core.submit(Origin::Local(None), context, call, now);
             self.shard.touched(&core);
             let wait = LocalCall { shard: self.shard.clone(), token, is_over: false };
-            return Box::pin(local(wait));
+            return Box::pin(local(wait, context.connection));
         }
         match core.call_shard(owner, context, call) {
-            Some(id) => Box::pin(remote(ShardCall { shard: self.shard.clone(), id, is_over: false })),
+            Some(id) => {
+                let wait = ShardCall { shard: self.shard.clone(), id, is_over: false };
+                Box::pin(remote(wait, context.connection))
+            }
             None => {
                 let text =
                     format!("too many calls to shard {owner} are under way: slow down, or ask it directly");
@@ -84,10 +88,10 @@ impl Broker for ShardBroker {
 
 /// Waits for the answer of this shard's engine. Frames are fetched once the caller has come for them, and
 /// when the shard has memory for it.
-async fn local(mut call: LocalCall) -> Result<Reply, Refusal> {
-    let room = match (&mut call).await {
+async fn local(mut call: LocalCall, connection: u64) -> Result<Reply, Refusal> {
+    let (room, _pass) = match (&mut call).await {
         Step::Over(outcome) => return outcome,
-        Step::Wants(size) => reserve(&call.shard, size).await,
+        Step::Wants(size) => reserve(&call.shard, connection, size).await,
     };
     call.fetch(room.bytes());
     loop {
@@ -99,10 +103,10 @@ async fn local(mut call: LocalCall) -> Result<Reply, Refusal> {
 }
 
 /// Waits for the answer of another shard's engine. Frames come over only when this shard has memory for them.
-async fn remote(mut call: ShardCall) -> Result<Reply, Refusal> {
-    let room = match (&mut call).await {
+async fn remote(mut call: ShardCall, connection: u64) -> Result<Reply, Refusal> {
+    let (room, _pass) = match (&mut call).await {
         Step::Over(outcome) => return outcome,
-        Step::Wants(size) => reserve(&call.shard, size).await,
+        Step::Wants(size) => reserve(&call.shard, connection, size).await,
     };
     call.shard.core.borrow_mut().fetch_remote(call.id, room.bytes());
     loop {
@@ -112,8 +116,9 @@ async fn remote(mut call: ShardCall) -> Result<Reply, Refusal> {
     }
 }
 
-async fn reserve(shard: &Shard, size: AnswerSize) -> Reservation {
-    shard.memory.answer(size.least, size.most, shard.runtime.instant()).await
+async fn reserve(shard: &Shard, connection: u64, size: AnswerSize) -> (Reservation, Pass) {
+    let pass = shard.fetches.enter(connection).await;
+    (shard.memory.answer(size.least, size.most, shard.runtime.instant()).await, pass)
 }
 
 /// How far a call has come.

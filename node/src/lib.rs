@@ -10,6 +10,7 @@ mod calls;
 pub mod config;
 mod drive;
 pub mod error;
+mod fetches;
 mod gather;
 pub mod handle;
 mod link;

@@ -6,8 +6,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 
-use martlet_core::ShardId;
 use martlet_core::limits::{SHARD_CONTROLS_MAX, SHARD_MAILBOX_BATCHES_MAX, SHARDS_MAX};
+use martlet_core::{PartitionId, ShardId};
 use martlet_net::flow::{First, first};
 use martlet_runtime::mailbox::{Receiver, Sender, channel};
 use martlet_runtime::{Class, Runtime};
@@ -117,6 +117,24 @@ impl ShardSeat {
     }
 }
 
+/// Removes what dropped partitions and replaced logs have left: empty directories. Only with metadata that is
+/// known to be whole; new partitions are not among those that were allotted when it was looked at.
+async fn sweep(shard: Rc<Shard>, placement: Placement) {
+    let metadata = shard.core.borrow().engine.metadata().clone();
+    let live = metadata.partitions();
+    let is_dropped = |partition: PartitionId| {
+        partition != PartitionId::METADATA && metadata.is_allotted(partition) && !live.contains(&partition)
+    };
+    let (runtime, data) = (&shard.runtime, &shard.config.data_dir);
+    let partitions = martlet_wal::sweep::partitions(runtime, data, is_dropped).await;
+    let logs = martlet_wal::sweep::logs(runtime, data, |wal| placement.is_replaced(wal)).await;
+    match partitions.and_then(|partitions| Ok((partitions, logs?))) {
+        Ok((0, 0)) => {}
+        Ok((partitions, logs)) => tracing::info!(partitions, logs, "empty directories were removed"),
+        Err(error) => tracing::warn!(%error, "empty directories could not be removed; the next start tries"),
+    }
+}
+
 /// Waits until the node is told to stop. Who asks for numbers meanwhile gets none.
 async fn wait_stop(control: &mut Receiver<Control>, handle: &NodeHandle) {
     while let Some(message) = control.recv().await {
@@ -183,6 +201,9 @@ impl Start {
         running.start(inbox);
         running.core.borrow().say(ShardId(0), Item::Start(StartStep::Opened));
         serve(&running, gateways).await?;
+        if shard == ShardId(0) && report.holes.is_empty() && report.damage.is_empty() {
+            drop(runtime.spawn(Class::Background, "sweep", sweep(running.clone(), placement)));
+        }
         Ok(running)
     }
 

@@ -22,6 +22,7 @@ use martlet_wal::pump::Pump;
 
 use crate::calls::Origin;
 use crate::config::NodeConfig;
+use crate::fetches::Fetches;
 use crate::gather::Gathers;
 use crate::handle::{BoundListener, NodeHandle};
 use crate::message::{Batch, Item, StartStep, StopStep};
@@ -39,6 +40,7 @@ pub(crate) struct Shard {
     pub(crate) handle: NodeHandle,
     pub(crate) core: RefCell<ShardCore>,
     pub(crate) memory: MemoryBudget,
+    pub(crate) fetches: Fetches,
     pub(crate) drain: Drain,
     pub(crate) connections: Rc<ConnectionCounters>,
     /// Where every shard listens, once it is known.
@@ -76,6 +78,7 @@ impl Shard {
                 config.connections.shard_memory_bytes,
                 config.connections.frame_bytes_max as usize,
             ),
+            fetches: Fetches::default(),
             core: RefCell::new(core),
             drain: Drain::new(),
             connections: Rc::default(),
@@ -129,9 +132,7 @@ impl Shard {
     /// To be called after every input to the core: the storage task looks for requests, the timer task at the
     /// clock.
     pub(crate) fn touched(&self, core: &ShardCore) {
-        if !self.dirty.replace(true) {
-            self.work.signal();
-        }
+        self.has_work();
         let next = core.next_timer();
         let is_earlier = match (next, self.armed.get()) {
             (Some(next), Some(armed)) => next < armed,
@@ -154,10 +155,13 @@ impl Shard {
         loop {
             self.work.wait_until(|| self.dirty.get()).await;
             self.issue();
+            // A flush is on its way to the disk first; the rest has time.
+            self.runtime.yield_now().await;
         }
     }
 
-    /// Issues everything the store wants now.
+    /// Issues what the store wants now: a flush, or everything else. What comes after a flush may copy much
+    /// (a settle packs a run), and the disk need not wait for that.
     fn issue(self: &Rc<Self>) {
         self.dirty.set(false);
         let abandoned = std::mem::take(&mut *self.abandoned.borrow_mut());
@@ -167,7 +171,18 @@ impl Shard {
             core.cancel(token);
         }
         while let Some((id, request)) = core.poll_io(now) {
+            let is_flush = class_of(&request) == Class::Latency;
             self.carry_out(id, request);
+            if is_flush {
+                return self.has_work();
+            }
+        }
+    }
+
+    /// Wakes the storage task.
+    fn has_work(&self) {
+        if !self.dirty.replace(true) {
+            self.work.signal();
         }
     }
 

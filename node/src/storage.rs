@@ -10,10 +10,10 @@ use martlet_runtime::{DirectFile, Runtime};
 use martlet_shard::Engine;
 use martlet_wal::index::RecoveredGap;
 use martlet_wal::io::{IoId, IoOutcome, IoRequest};
-use martlet_wal::layout::superblock::Superblock;
+use martlet_wal::layout::superblock::{BLOCK_BYTES_MAX, Superblock};
 use martlet_wal::pump::{Pump, PumpConfig};
 use martlet_wal::rehome::{self, Rehome};
-use martlet_wal::{NewWal, Recovery, RecoveryError, RecoveryReport, ReplayItem, Store};
+use martlet_wal::{Geometry, NewWal, Recovery, RecoveryError, RecoveryReport, ReplayItem, Store};
 
 use crate::config::NodeConfig;
 use crate::drive::{Machine, drive};
@@ -29,6 +29,8 @@ pub(crate) struct Placement {
     /// By shard.
     logs: Vec<PlacedLog>,
     cluster: u128,
+    /// Of logs that are made.
+    geometry: Geometry,
     /// What a move to another number of shards found missing.
     lost: Vec<RecoveredGap>,
 }
@@ -41,6 +43,11 @@ struct PlacedLog {
 }
 
 impl Placement {
+    /// Whether this log is none of any shard's.
+    pub(crate) fn is_replaced(&self, wal: WalId) -> bool {
+        self.logs.iter().all(|log| log.wal != wal)
+    }
+
     /// What was found missing before this start opened the logs.
     pub(crate) fn lost(&self) -> &[RecoveredGap] {
         &self.lost
@@ -67,18 +74,54 @@ pub(crate) async fn place(
 ) -> Result<(Placement, DataLock), NodeError> {
     let pump = Rc::new(Pump::new(runtime.clone(), config.data_dir.clone(), PumpConfig::default()));
     let _file = patiently(runtime, config, async || pump.lock_data().await).await?;
-    Ok((find(runtime, &pump, config).await?, DataLock { _file }))
+    let geometry = geometry(config, _file.block_bytes())?;
+    Ok((find(runtime, &pump, config, geometry).await?, DataLock { _file }))
 }
 
-async fn find(runtime: &Runtime, pump: &Rc<Pump>, config: &NodeConfig) -> Result<Placement, NodeError> {
+/// The geometry of new logs on a disk with blocks of `disk` bytes: its logical or physical ones, whichever
+/// are larger.
+fn geometry(config: &NodeConfig, disk: u32) -> Result<Geometry, NodeError> {
+    let mut geometry = config.geometry;
+    geometry.block_bytes = geometry.block_bytes.max(disk);
+    if geometry.block_bytes > BLOCK_BYTES_MAX {
+        return Err(storage(format!(
+            "the disk of {} has blocks of {disk} bytes, at most {BLOCK_BYTES_MAX} can be used: choose \
+             another --data-dir",
+            config.data_dir.display()
+        )));
+    }
+    geometry.file_bytes = geometry.file_bytes.next_multiple_of(u64::from(geometry.block_bytes));
+    Ok(geometry)
+}
+
+/// Logs that were made on another disk keep their blocks.
+fn warn_of_blocks(found: &[Superblock], geometry: Geometry) {
+    for log in found.iter().filter(|log| log.block_bytes < geometry.block_bytes) {
+        tracing::warn!(
+            wal = %log.wal,
+            log_block_bytes = log.block_bytes,
+            disk_block_bytes = geometry.block_bytes,
+            "the log was made on a disk with smaller blocks: a change of node.shards makes it anew"
+        );
+    }
+}
+
+async fn find(
+    runtime: &Runtime,
+    pump: &Rc<Pump>,
+    config: &NodeConfig,
+    geometry: Geometry,
+) -> Result<Placement, NodeError> {
     let failed =
         |what: &str, error: io::Error| storage(format!("{what} in {}: {error}", config.data_dir.display()));
     let found = pump.discover().await.map_err(|error| failed("cannot look for logs", error))?;
+    warn_of_blocks(&found, geometry);
+    let assign = |found: &[Superblock]| assign(runtime, config, geometry, found);
     if found.is_empty() {
-        return assign(runtime, config, &found);
+        return assign(&found);
     }
     if rehome::fits(&found, config.shards) || is_interrupted_first_start(&found, config.shards) {
-        return assign(runtime, config, &found);
+        return assign(&found);
     }
     let whole = found.first().is_some_and(|log| {
         let shards = log.shards;
@@ -90,9 +133,9 @@ async fn find(runtime: &Runtime, pump: &Rc<Pump>, config: &NodeConfig) -> Result
             found.len()
         )));
     }
-    let lost = move_partitions(runtime, pump, config, &found).await?;
+    let lost = move_partitions(runtime, pump, config, geometry, &found).await?;
     let found = pump.discover().await.map_err(|error| failed("cannot look for logs", error))?;
-    Ok(Placement { lost, ..assign(runtime, config, &found)? })
+    Ok(Placement { lost, ..assign(&found)? })
 }
 
 fn storage(reason: String) -> NodeError {
@@ -116,20 +159,26 @@ fn random(runtime: &Runtime) -> u128 {
     u128::from(runtime.random()) << 64 | u128::from(runtime.random())
 }
 
-fn assign(runtime: &Runtime, config: &NodeConfig, found: &[Superblock]) -> Result<Placement, NodeError> {
+fn assign(
+    runtime: &Runtime,
+    config: &NodeConfig,
+    geometry: Geometry,
+    found: &[Superblock],
+) -> Result<Placement, NodeError> {
     let log = |shard: u16| match found.iter().find(|log| log.shard == shard) {
         Some(log) => PlacedLog { wal: log.wal, is_new: false },
         None => PlacedLog { wal: WalId(random(runtime)), is_new: true },
     };
     let known = found.first().map(|log| log.cluster);
     let logs = (0..config.shards).map(log).collect();
-    Ok(Placement { logs, cluster: known.unwrap_or_else(|| random(runtime)), lost: Vec::new() })
+    Ok(Placement { logs, cluster: known.unwrap_or_else(|| random(runtime)), geometry, lost: Vec::new() })
 }
 
 async fn move_partitions(
     runtime: &Runtime,
     pump: &Rc<Pump>,
     config: &NodeConfig,
+    geometry: Geometry,
     found: &[Superblock],
 ) -> Result<Vec<RecoveredGap>, NodeError> {
     tracing::info!(
@@ -147,7 +196,7 @@ async fn move_partitions(
         node: config.node,
         shard,
         shards: config.shards,
-        geometry: config.geometry,
+        geometry,
     };
     let engines = Box::new(OldEngines::new(found, config.shards));
     let old = found.iter().map(|log| log.wal).collect();
@@ -181,7 +230,7 @@ pub(crate) async fn open(
             node: config.node,
             shard: shard.0,
             shards: config.shards,
-            geometry: config.geometry,
+            geometry: placement.geometry,
         };
         Recovery::create(new, config.store)
     } else {

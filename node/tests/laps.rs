@@ -29,7 +29,10 @@ fn check(client: &mut Client, partition: u64, count: u64, bytes: usize) {
 #[test]
 fn four_laps_of_the_ring_are_read_back() {
     let scratch = Scratch::new();
-    let (node, address) = start(config(&scratch, 1));
+    let mut config = config(&scratch, 1);
+    // Everything goes through the ring.
+    config.store.big_batch_bytes_min = u64::MAX;
+    let (node, address) = start(config.clone());
     let mut client = Client::connect(address);
     let topic = client.create_topic("t", 2);
     let (heavy, light) = (topic.partitions[0].partition, topic.partitions[1].partition);
@@ -54,7 +57,7 @@ fn four_laps_of_the_ring_are_read_back() {
     check(&mut client, light, 1, 10);
     node.stop().unwrap();
 
-    let (node, address) = start(config(&scratch, 1));
+    let (node, address) = start(config);
     let mut client = Client::connect(address);
     check(&mut client, heavy, count, bytes);
     check(&mut client, light, 1, 10);

@@ -26,8 +26,8 @@ pub(crate) struct Row {
     pub(crate) operations_per_second: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) megabytes_per_second: Option<f64>,
-    /// Further figures by name.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// Further figures by name, among them the floors that were measured beside this one.
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "by_name")]
     pub(crate) more: Vec<(String, f64)>,
 }
 
@@ -62,6 +62,10 @@ impl Row {
         }
         line
     }
+}
+
+fn by_name<S: serde::Serializer>(more: &[(String, f64)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(more.iter().map(|(name, value)| (name, value)))
 }
 
 /// Prints one line.

@@ -97,6 +97,10 @@ pub enum Op {
     MakeDirectory {
         path: PathBuf,
     },
+    /// Only if it is empty.
+    RemoveDirectory {
+        path: PathBuf,
+    },
     /// Opens the directory and fsyncs it: names created, renamed or removed in it become durable.
     SyncDirectory {
         path: PathBuf,

@@ -158,6 +158,14 @@ impl Runtime {
         self.done(Op::Unlink { path: path.into() }).await
     }
 
+    /// Removes a directory if nothing is in it; durable after [`Runtime::sync_directory`] of the one above.
+    ///
+    /// # Errors
+    /// The operating system's; `DirectoryNotEmpty`, `NotFound`.
+    pub async fn remove_directory(&self, path: impl Into<PathBuf>) -> io::Result<()> {
+        self.done(Op::RemoveDirectory { path: path.into() }).await
+    }
+
     /// Renames; durable after [`Runtime::sync_directory`] of both directories.
     ///
     /// # Errors

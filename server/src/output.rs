@@ -4,6 +4,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
+use martlet_core::config::show_bytes;
 use serde::Serialize;
 use tabled::builder::Builder;
 use tabled::settings::{Padding, Style};
@@ -97,6 +98,18 @@ impl Output {
         // Nothing can be done when standard error is closed.
         let _ = writeln!(io::stderr().lock(), "{line}");
     }
+}
+
+/// Three digits and a unit: for people, not exact.
+pub(crate) fn show_size(bytes: u64) -> String {
+    let mut size = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if size < 1024.0 {
+            return if unit == "B" { show_bytes(bytes) } else { format!("{size:.1}{unit}") };
+        }
+        size /= 1024.0;
+    }
+    format!("{size:.1}TiB")
 }
 
 /// One line of JSON.

@@ -5,9 +5,11 @@
 
 mod support;
 
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Stdio;
 
-use support::{broker, sorted};
+use support::{Place, Start, broker, run_with, sorted};
 
 #[test]
 fn an_offset_is_made_to_fit_partitions_of_other_lengths() {
@@ -16,7 +18,7 @@ fn an_offset_is_made_to_fit_partitions_of_other_lengths() {
     for (partition, lines) in [("1", "b0\nb1\n"), ("2", "c0\nc1\nc2\nc3\nc4\n")] {
         broker.ok_with(&["produce", "t", "--partition", partition], lines.as_bytes());
     }
-    let output = support::run_with(&mut broker.command(&["consume", "t", "--from", "3", "--until-end"]), b"");
+    let output = run_with(&mut broker.command(&["consume", "t", "--from", "3", "--until-end"]), b"");
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "c3\nc4\n");
     assert!(output.status.success() && told.contains("0 (ends at 0), 1 (ends at 2)"), "{told}");
@@ -104,4 +106,46 @@ fn every_error_has_a_form_for_programs() {
     let (_, error) = broker.fails(&["status", &not_native], b"");
     assert!(error.contains("does not speak") && error.contains("native="), "{error}");
     assert_eq!(broker.stop(), Some(0));
+}
+
+/// Changes one byte of `text` where a ring below `data_dir` holds it.
+fn damage(data_dir: &Path, text: &[u8]) {
+    let logs = std::fs::read_dir(data_dir.join("wal")).unwrap().map(|log| log.unwrap().path());
+    let files = logs.filter(|log| log.is_dir()).flat_map(|log| std::fs::read_dir(log).unwrap());
+    for file in files.map(|file| file.unwrap().path()) {
+        let bytes = std::fs::read(&file).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+            let file = std::fs::OpenOptions::new().write(true).open(file).unwrap();
+            return file.write_all_at(&[bytes[at] ^ 1], at as u64).unwrap();
+        }
+    }
+    panic!("no ring holds it");
+}
+
+#[test]
+fn lost_records_are_told_everywhere() {
+    let place = Place::new("lost");
+    let start = Start::new(&place);
+    let broker = start.run();
+    for line in ["one, to be kept", "two, to be damaged", "three, to be kept"] {
+        broker.ok_with(&["produce", "t"], line.as_bytes());
+    }
+    broker.kill();
+    damage(&start.data_dir, b"two, to be damaged");
+    let broker = start.run();
+    let output = run_with(&mut broker.command(&["consume", "t", "--until-end"]), b"");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.stdout, b"one, to be kept\nthree, to be kept\n", "{told}");
+    assert!(output.status.code() == Some(5) && told.contains("offsets 1 to 2"), "{told}");
+    let place = "partition 0 of persistent://public/default/t";
+    let status = broker.ok_text(&["status"]);
+    assert!(status.contains(place) && status.contains("offsets 1 to 2"), "{status}");
+    let doctor = run_with(&mut broker.command(&["doctor", "--server", &broker.native]), b"");
+    let printed = String::from_utf8(doctor.stdout).unwrap();
+    assert!(doctor.status.code() == Some(5) && printed.contains(place), "{printed}");
+    assert!(broker.get("/metrics").1.contains("\nmartlet_lost_ranges{shard=\"0\"} 1\n"));
+    let status: serde_json::Value = serde_json::from_str(&broker.get("/status").1).unwrap();
+    assert_eq!(status["shards"][0]["lost"][0]["next_good_offset"], 2, "{status}");
+    // Its log has errors, as it should.
+    drop(broker);
 }

@@ -132,6 +132,19 @@ fn examples_of_operations_run() {
 }
 
 #[test]
+fn examples_of_performance_run() {
+    // The program stands beside the broker, but no test of this package builds it.
+    let folder = Path::new(MARTLET).parent().unwrap();
+    let profile = folder.file_name().and_then(|name| name.to_str()).unwrap();
+    let profile = if profile == "debug" { "dev" } else { profile };
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "-p", "martlet-perf", "--profile", profile, "--target-dir"]);
+    build.arg(folder.parent().unwrap()).current_dir(root());
+    assert!(build.status().unwrap().success(), "martlet-perf does not build");
+    run_document("docs/performance.md");
+}
+
+#[test]
 fn both_readmes_have_the_same_examples_and_links() {
     let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
     let (english, chinese) = (read("README.md"), read("README.zh-CN.md"));
@@ -154,9 +167,14 @@ fn both_readmes_have_the_same_examples_and_links() {
 
 #[test]
 fn links_lead_somewhere() {
-    for name in
-        ["README.md", "README.zh-CN.md", "ARCHITECTURE.md", "docs/operations.md", "docs/command-line.md"]
-    {
+    for name in [
+        "README.md",
+        "README.zh-CN.md",
+        "ARCHITECTURE.md",
+        "docs/operations.md",
+        "docs/command-line.md",
+        "docs/performance.md",
+    ] {
         let text = std::fs::read_to_string(root().join(name)).unwrap();
         let file = root().join(name);
         let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
@@ -197,6 +215,22 @@ fn files_named_in_the_architecture_exist() {
         document.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs") && name.contains('/'))
     {
         assert!(root().join(name).try_exists().unwrap(), "{name} is not there");
+    }
+}
+
+/// The table of crates has a row for each, and each row is a folder.
+#[test]
+fn the_architecture_has_every_crate() {
+    let document = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let row = |line: &str| line.strip_prefix("| `")?.split_once("/` |").map(|(name, _)| name.to_owned());
+    let rows: Vec<String> = document.lines().filter_map(row).collect();
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    for member in members.iter().map(|member| member.as_str().unwrap()) {
+        assert!(rows.iter().any(|row| row == member), "{member} has no row in the table of crates");
+    }
+    for row in rows {
+        assert!(root().join(&row).is_dir(), "{row}/ is not there");
     }
 }
 

@@ -7,7 +7,9 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStderr, Stdio};
+use std::process::{Child, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Broker, Place, Start, real_text};
@@ -126,13 +128,29 @@ fn a_hangup_reads_the_configuration_again() {
     assert_eq!(broker.stop(), Some(0));
 }
 
+/// Lines of standard error of a client command, as they come.
+struct Told(mpsc::Receiver<String>);
+
+impl Told {
+    /// The next line; `None` at the end.
+    fn next(&mut self) -> Option<String> {
+        match self.0.recv_timeout(Duration::from_secs(120)) {
+            Ok(line) => Some(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("nothing is told"),
+        }
+    }
+}
+
 /// Starts a client command whose standard error is read line by line.
-fn told_by(broker: &Broker, arguments: &[&str]) -> (Child, std::io::Lines<BufReader<ChildStderr>>) {
+fn told_by(broker: &Broker, arguments: &[&str]) -> (Child, Told) {
     let mut command = broker.command(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    let told = BufReader::new(child.stderr.take().unwrap()).lines();
-    (child, told)
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let (sender, receiver) = mpsc::sync_channel(100);
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    (child, Told(receiver))
 }
 
 #[test]
@@ -153,7 +171,7 @@ fn a_broker_that_is_away_is_told_once_and_so_is_its_return() {
     writeln!(input, "two").unwrap();
     let mut next = |what: &str| {
         for told in [&mut consumer_told, &mut producer_told] {
-            let line = told.next().unwrap().unwrap();
+            let line = told.next().unwrap();
             assert!(line.contains(what), "{line}");
         }
     };
@@ -163,8 +181,10 @@ fn a_broker_that_is_away_is_told_once_and_so_is_its_return() {
     drop(input);
     assert!(producer.wait().unwrap().success() && consumer.wait().unwrap().success());
     // Told again only where the command went on for long enough.
-    for line in consumer_told.chain(producer_told).map(Result::unwrap) {
-        assert!(line.contains("is back"), "{line}");
+    for mut told in [consumer_told, producer_told] {
+        while let Some(line) = told.next() {
+            assert!(line.contains("is back"), "{line}");
+        }
     }
     assert_eq!(broker.stop(), Some(0));
 }
@@ -179,7 +199,7 @@ fn an_interrupted_producer_sends_what_it_has_read_and_says_so() {
     writeln!(input, "one").unwrap();
     assert_eq!(broker.ok_text(&["consume", "t", "--count", "1"]), "one\n");
     kill_process(Pid::from_child(&producer), Signal::INT).unwrap();
-    let line = told.next().unwrap().unwrap();
+    let line = told.next().unwrap();
     assert!(line.contains("interrupted: 1 record before it acknowledged"), "{line}");
     assert_eq!(producer.wait().unwrap().code(), Some(1));
     assert_eq!(broker.stop(), Some(0));

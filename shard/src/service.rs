@@ -291,10 +291,9 @@ impl Engine {
         if facts.is_empty() {
             return (facts, Vec::new());
         }
-        let end = |(id, partition): (&PartitionId, &Box<crate::partition::Partition>)| {
-            (*id, partition.log_start, partition.committed)
-        };
-        (facts, self.partitions.iter().map(end).collect())
+        let partitions = self.partitions.iter();
+        let ends = partitions.map(|(id, partition)| (*id, partition.log_start, partition.committed));
+        (facts, ends.collect())
     }
 
     pub(crate) fn next_service_timer(&self) -> Option<Instant> {

@@ -119,7 +119,9 @@ def group(protocol):
     while time.monotonic() < end and len(second.assignment()) < 4:
         second.consume(10, timeout=0.2)
     check(len(second.assignment()), 4)
-    check(sum(entry.offset for entry in second.committed(second.assignment(), timeout=10)), 1000)
+    committed = second.committed(second.assignment(), timeout=10)
+    # A partition without records has nothing to commit.
+    check(sum(max(entry.offset, 0) for entry in committed), 1000)
     second.close()
 
 

@@ -3,7 +3,8 @@
 
 In turn, against one broker: nothing at all; many partitions; many idle connections; a frame announced with 2 GiB;
 connections that announce large messages and stop half way; a backlog far over the budget that is produced and then
-drained; and consumers that ask for much and never read.
+drained; and consumers that ask for much and never read. Beside the half-sent messages and those consumers others say
+HELLO, produce and read a little: the longest that took is told, and bounded.
 
 Prints resident memory, its peak and the processor time of each step. Fails when memory passes the budget by more than
 the allowance (indexes, stacks and the allocator's slack lie outside of it), when a partition takes more than 16 KiB, or
@@ -16,6 +17,8 @@ import os
 import pathlib
 import subprocess
 import tempfile
+import threading
+import threading
 import time
 
 from broker import MIB, REFUSED, Broker, Connection, read
@@ -99,17 +102,47 @@ class Job:
             except BlockingIOError:
                 pass
             held.append(connection)
-        deadline = time.monotonic() + 3
-        while time.monotonic() < deadline:
-            for connection in held:
-                try:
-                    connection.socket.send(part)
-                except (BlockingIOError, ConnectionError):
-                    pass
-            time.sleep(0.01)
-        self.told(f"{len(held)} half-sent messages")
+        sending = threading.Event()
+
+        def send_on():
+            while not sending.wait(0.01):
+                for connection in held:
+                    try:
+                        connection.socket.send(part)
+                    except (BlockingIOError, ConnectionError):
+                        pass
+
+        sender = threading.Thread(target=send_on, daemon=True)
+        sender.start()
+        served = self.others_served()
+        sending.set()
+        sender.join()
+        served_stalled = self.others_served()
+        cut_off = int(self.broker.metric("martlet_connections_cut_off_total"))
+        self.told(
+            f"{len(held)} half-sent messages", sending=served, stalled=served_stalled, connections_cut_off=cut_off
+        )
         for connection in held:
             connection.close()
+
+    def others_served(self):
+        """What others wait at most for HELLO, a small produce and reading it back, for a while."""
+        worst = {"hello": 0.0, "produce": 0.0, "read": 0.0}
+        deadline = time.monotonic() + 4
+        while time.monotonic() < deadline:
+            for what in worst:
+                began = time.monotonic()
+                if what == "hello":
+                    Connection(self.broker.listen).close()
+                elif what == "produce":
+                    self.broker.ok("produce", "memory-other", stdin=b"served\n")
+                elif not self.broker.ok("consume", "memory-other", "--until-end").startswith(b"served\n"):
+                    self.failures.append("another client does not read what it produced")
+                worst[what] = max(worst[what], time.monotonic() - began)
+        for what, seconds in worst.items():
+            if seconds > self.arguments.others_seconds_max:
+                self.failures.append(f"{what} of another client took {seconds:.2f} s")
+        return " ".join(f"{what} {seconds * 1000:.0f} ms" for what, seconds in worst.items())
 
     def readers_that_do_not_read(self, partition):
         held = []
@@ -127,13 +160,7 @@ class Job:
                 pass
             held.append(connection)
         time.sleep(3)
-        # Others are served meanwhile.
-        began = time.monotonic()
-        self.broker.ok("produce", "memory-other", stdin=b"served\n")
-        out = self.broker.ok("consume", "memory-other", "--until-end")
-        if out != b"served\n":
-            self.failures.append("another client was not served beside consumers that do not read")
-        served = f"{time.monotonic() - began:.2f} s"
+        served = self.others_served()
         away = self.turned_away
         self.told(f"{len(held)} consumers that never read", others_served_in=served, turned_away=away)
         for connection in held:
@@ -196,8 +223,9 @@ def main():
     parser.add_argument("--idle-mib-max", type=int, default=64, help="resident after the start")
     parser.add_argument("--wal-files", type=int, default=4, help="files of 64 MiB of each shard's ring")
     parser.add_argument("--connections", type=int, default=5000)
-    parser.add_argument("--half-senders", type=int, default=2)
-    parser.add_argument("--stuck-readers", type=int, default=60)
+    parser.add_argument("--half-senders", type=int, default=300)
+    parser.add_argument("--stuck-readers", type=int, default=300)
+    parser.add_argument("--others-seconds-max", type=float, default=2, help="for a small request beside those")
     parser.add_argument("--partitions", type=int, default=10000)
     parser.add_argument("--backlog-mib", type=int, default=2048)
     parser.add_argument("--idle-seconds", type=float, default=5)

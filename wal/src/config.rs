@@ -41,8 +41,7 @@ pub struct StoreConfig {
     /// Bytes of all runs that are being read and written at a time.
     pub settle_in_flight_bytes_max: u64,
     /// Bytes queued for one partition from which on its frames go straight into a run of its segment, 256 KiB
-    /// or more. `u64::MAX` switches this off, and is the default: tier 1 of the simulator has met a damaged
-    /// ring in which a run was lost without a report.
+    /// or more. `u64::MAX` switches this off.
     pub big_batch_bytes_min: u64,
     /// Size at which a segment is sealed, unless its topic says otherwise.
     pub segment_bytes: u64,
@@ -68,7 +67,7 @@ impl Default for StoreConfig {
             settle_eager_bytes_min: 256 * 1024,
             settle_job_bytes_max: 1024 * 1024,
             settle_in_flight_bytes_max: 8 * 1024 * 1024,
-            big_batch_bytes_min: u64::MAX,
+            big_batch_bytes_min: 1024 * 1024,
             segment_bytes: 256 * 1024 * 1024,
             ballast_bytes: 64 * 1024 * 1024,
             mark_after: Duration::from_millis(10),

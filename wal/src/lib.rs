@@ -16,6 +16,7 @@ mod ring;
 mod script;
 pub mod settle;
 pub mod store;
+pub mod sweep;
 #[cfg(any(test, feature = "testing"))]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 pub mod testing;

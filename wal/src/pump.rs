@@ -10,7 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -293,6 +293,16 @@ impl Pump {
         Ok(found)
     }
 
+    /// Makes the name of the data directory itself durable. One that was made long ago may stand in a
+    /// directory that this user cannot open, and needs nothing.
+    async fn keep_data_directory(&self) {
+        let Some(parent) = self.data.parent() else { return };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        if let Err(error) = self.runtime.sync_directory(parent).await {
+            tracing::debug!(parent = %parent.display(), %error, "the directory above cannot be synced");
+        }
+    }
+
     /// Takes the lock of the whole data directory, so that two processes do not make logs in it at once. Held
     /// as long as the returned file is open. `None` if somebody else holds it: try again.
     ///
@@ -301,6 +311,7 @@ impl Pump {
     pub async fn lock_data(&self) -> io::Result<Option<DirectFile>> {
         let wals = paths::directory(&self.data, DirectoryId::Wals);
         self.runtime.make_directory_all(wals.clone()).await?;
+        self.keep_data_directory().await;
         let options = OpenOptions { write: true, create: true, create_new: false, direct: false };
         let file = DirectFile::open(&self.runtime, wals.join("lock"), options).await?;
         Ok(file.lock()?.then_some(file))

@@ -10,8 +10,11 @@ use super::backoff::{Backoff, Random, earliest};
 use super::network::{Network, Route};
 use crate::{ClientError, ConnectConfig};
 
-/// A description older than this is asked for again, so that new partitions are seen.
-const REFRESH: Duration = Duration::from_secs(60);
+/// A description is asked for again so often, so that new partitions are seen: soon where that costs next to
+/// nothing, later the more partitions have to be named.
+const REFRESH_MIN: Duration = Duration::from_secs(2);
+const REFRESH_OF_PARTITION: Duration = Duration::from_millis(5);
+const REFRESH_MAX: Duration = Duration::from_secs(60);
 
 /// The routes of one topic.
 #[derive(Debug)]
@@ -127,8 +130,8 @@ impl Topology {
                         route.address.insert_str(0, host);
                     }
                 }
+                self.ask_at = now.instant.after(refresh(description.partitions.len()));
                 self.description = Some(description);
-                self.ask_at = now.instant.after(REFRESH);
                 Ok(())
             }
             Ok(_) => {
@@ -158,5 +161,40 @@ impl Topology {
     pub(crate) fn next_timer(&self, now: Instant) -> Option<Instant> {
         // A time that has passed while a connection is being made is the connection's business.
         (!self.asking && self.ask_at > now).then_some(self.ask_at)
+    }
+}
+
+/// Time until a description of so many partitions is asked for again.
+fn refresh(partitions: usize) -> Duration {
+    let more = REFRESH_OF_PARTITION.saturating_mul(u32::try_from(partitions).unwrap_or(u32::MAX));
+    REFRESH_MIN.saturating_add(more).min(REFRESH_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use martlet_core::WallTime;
+
+    use super::*;
+
+    #[test]
+    fn new_partitions_are_seen_soon_and_large_topics_are_asked_for_rarely() {
+        let mut topology = Topology::new("t", &ConnectConfig::new("127.0.0.1:1"));
+        let now = Now { instant: Instant(7), wall: WallTime(0) };
+        let mut asked_after = |partitions: usize| {
+            let route = |partition| martlet_core::native::PartitionRoute {
+                partition,
+                shard: 0,
+                address: ":1".into(),
+            };
+            let description = TopicDescription {
+                id: 1,
+                name: "t".into(),
+                partitions: (0..partitions as u64).map(route).collect(),
+                settings: Vec::new(),
+            };
+            topology.answered(Ok(ResponseAnswer::Topic(description)), Some("127.0.0.1:1"), now).unwrap();
+            topology.next_timer(now.instant).unwrap().since(now.instant).as_millis()
+        };
+        assert_eq!([1, 100, 5_000, 100_000].map(&mut asked_after), [2_005, 2_500, 27_000, 60_000]);
     }
 }

@@ -17,7 +17,6 @@ use crate::wire::{Body, Malformed, Reader};
 pub(crate) struct Request {
     pub(crate) api: &'static Api,
     pub(crate) version: i16,
-    pub(crate) correlation: i32,
     pub(crate) client: String,
     /// What follows the header.
     pub(crate) body: Bytes,

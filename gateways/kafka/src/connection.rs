@@ -190,7 +190,7 @@ impl Session {
         let mut rest = Reader::new(header.rest(), is_flexible);
         rest.tags().map_err(broken)?;
         tracing::trace!(api = api.name, version, client, correlation, "request");
-        let request = Request { api, version, correlation, client, body: rest.rest() };
+        let request = Request { api, version, client, body: rest.rest() };
         let answering = (api.handle)(self.context.clone(), request);
         Ok(owed(is_flexible && key != API_VERSIONS, answering))
     }

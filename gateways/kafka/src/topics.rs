@@ -77,10 +77,6 @@ impl Topic {
     pub(crate) fn short(&self) -> &str {
         self.name.topic()
     }
-
-    pub(crate) fn setting(&self, key: &str) -> Option<&str> {
-        self.settings.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
 }
 
 /// How a request names a topic.

@@ -31,7 +31,10 @@ use crate::response;
 const GATHER_BYTES_MAX: usize = 512 * 1024;
 /// What a read of a peer that has taken nothing yet may be answered with.
 const CREDIT_BYTES_MIN: u32 = 64 * 1024;
-/// A peer that takes what it is sent in this time may be sent more at a time.
+/// The part of what a peer has taken that it may be sent at a time. What is in the buffers of both kernels
+/// counts as taken, and may be 10 MiB.
+const CREDIT_SHARE: u64 = 32;
+/// A peer that takes longer for what it is sent at a time has to earn its credit again.
 const CREDIT_WAIT: Duration = Duration::from_secs(1);
 /// Time a peer that broke a rule may take to hear why.
 const LINGER: Duration = Duration::from_secs(2);
@@ -91,8 +94,10 @@ struct Session {
     /// Bytes of requests that are not answered.
     held: Rc<Cell<usize>>,
     /// Bytes that one read may be answered with: more, the more the peer has taken in time. A peer that never
-    /// reads costs no more than the smallest credit.
+    /// reads costs little more than the smallest credit.
     credit: Cell<u32>,
+    /// Bytes that had been sent when the credit began to grow.
+    credit_from: Cell<u64>,
     room: Event,
     closing: Cell<Closing>,
 }
@@ -115,6 +120,7 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>) {
         answers: Answers::new(),
         held,
         credit: Cell::new(CREDIT_BYTES_MIN),
+        credit_from: Cell::new(0),
         room: Event::new(),
         closing: Cell::new(Closing::No),
     };
@@ -287,7 +293,7 @@ impl Session {
         };
         while let Some((mark, outcome)) = self.answers.next_unless(ended).await {
             let mut held = self.gather(&mut out, mark, outcome);
-            while out.bytes() < GATHER_BYTES_MAX.min(self.credit.get() as usize) {
+            while out.bytes() < GATHER_BYTES_MAX.min(self.credit.get() as usize / 2) {
                 let Some((mark, outcome)) = self.answers.try_next() else { break };
                 held.absorb(self.gather(&mut out, mark, outcome));
             }
@@ -300,15 +306,17 @@ impl Session {
 
     /// Sends what was gathered. How much the peer may be sent at a time follows from how it takes it.
     async fn send(&self, writer: &mut FrameWriter, out: &mut Gather) -> Result<(), WriteError> {
-        let (bytes, credit) = (out.bytes(), self.credit.get());
-        if bytes < credit as usize / 2 {
+        if out.bytes() < CREDIT_BYTES_MIN as usize / 2 {
             return writer.send(out).await;
         }
         let begun = self.runtime.instant();
         writer.send(out).await?;
-        let in_time = self.runtime.instant().since(begun) < CREDIT_WAIT;
-        let larger = credit.saturating_mul(4).min(READ_BYTES_MAX);
-        self.credit.set(if in_time { larger } else { CREDIT_BYTES_MIN });
+        if self.runtime.instant().since(begun) > CREDIT_WAIT {
+            self.credit_from.set(writer.sent_bytes());
+        }
+        let earned = (writer.sent_bytes() - self.credit_from.get()) / CREDIT_SHARE;
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.credit.set(earned.clamp(CREDIT_BYTES_MIN, READ_BYTES_MAX));
         Ok(())
     }
 

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub(crate) mod world;
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};

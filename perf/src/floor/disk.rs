@@ -16,17 +16,19 @@ use crate::error::{Doing, PerfError};
 use crate::histogram::Latencies;
 use crate::report::Row;
 
-const FILE_BYTES: u64 = 64 << 20;
+/// Bytes of a test file of this module.
+pub(crate) const FILE_BYTES: u64 = 64 << 20;
 const ALIGN: usize = 4096;
 
 /// A prewritten file that removes itself.
-pub(super) struct TestFile {
+#[derive(Debug)]
+pub(crate) struct TestFile {
     pub(super) path: PathBuf,
 }
 
 impl TestFile {
     /// Creates and zero-fills `bytes` below `directory`, and syncs them.
-    pub(super) fn prewritten(directory: &Path, name: &str, bytes: u64) -> Result<TestFile, PerfError> {
+    pub(crate) fn prewritten(directory: &Path, name: &str, bytes: u64) -> Result<TestFile, PerfError> {
         std::fs::create_dir_all(directory).doing(format!("creating {}", directory.display()))?;
         let path = directory.join(format!("martlet-perf-{}-{name}", std::process::id()));
         let file = TestFile { path };
@@ -86,7 +88,8 @@ pub(crate) fn write_and_sync(
     Ok(row)
 }
 
-fn append_loop(file: &TestFile, bytes: usize, time: Duration) -> Result<Latencies, PerfError> {
+/// Appends `bytes` and syncs, one at a time, for `time`.
+pub(crate) fn append_loop(file: &TestFile, bytes: usize, time: Duration) -> Result<Latencies, PerfError> {
     let handle = file.open()?;
     let mut buffer = AlignedBuffer::zeroed(bytes, ALIGN);
     buffer.set_len(bytes);

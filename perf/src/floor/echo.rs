@@ -10,6 +10,16 @@ use crate::histogram::Latencies;
 use crate::report::Row;
 
 pub(crate) fn round_trips(bytes: usize, time: Duration) -> Result<Row, PerfError> {
+    let latencies = measure(bytes, time)?;
+    let mut row = Row::new(format!("tcp echo {bytes} B, depth 1"), "none");
+    let figures = latencies.percentiles();
+    row.operations_per_second = Some(figures.count as f64 / time.as_secs_f64());
+    row.latency = Some(figures);
+    Ok(row)
+}
+
+/// Round trips of `bytes` for `time`.
+pub(crate) fn measure(bytes: usize, time: Duration) -> Result<Latencies, PerfError> {
     let listener = TcpListener::bind("127.0.0.1:0").doing("listening on loopback")?;
     let address = listener.local_addr().doing("asking for the address")?;
     let server = thread::spawn(move || serve(&listener, bytes));
@@ -24,14 +34,9 @@ pub(crate) fn round_trips(bytes: usize, time: Duration) -> Result<Row, PerfError
         stream.read_exact(&mut message).doing("receiving")?;
         latencies.record(sent.elapsed());
     }
-    let seconds = start.elapsed().as_secs_f64();
     drop(stream);
     server.join().map_err(|_| PerfError::Thread("echo server".into()))?.doing("echoing")?;
-    let mut row = Row::new(format!("tcp echo {bytes} B, depth 1"), "none");
-    let figures = latencies.percentiles();
-    row.operations_per_second = Some(figures.count as f64 / seconds);
-    row.latency = Some(figures);
-    Ok(row)
+    Ok(latencies)
 }
 
 fn serve(listener: &TcpListener, bytes: usize) -> std::io::Result<()> {

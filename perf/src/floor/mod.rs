@@ -1,10 +1,10 @@
 //! The floors: what the disk, the network and the memory of this machine allow, with nothing of the broker
 //! between.
 
-mod disk;
-mod echo;
+pub(crate) mod disk;
+pub(crate) mod echo;
 mod memory;
-mod pipeline;
+pub(crate) mod pipeline;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -40,6 +40,11 @@ struct Staging {
     work: Notify,
 }
 
+/// The file that the pipeline writes to.
+pub(crate) fn file(directory: &Path) -> Result<TestFile, PerfError> {
+    TestFile::prewritten(directory, "pipeline", FILE_BYTES)
+}
+
 /// `connections` clients send batches of `bytes` for `time`; each keeps five in flight.
 pub(crate) fn ingest(
     directory: &Path,
@@ -47,7 +52,23 @@ pub(crate) fn ingest(
     bytes: usize,
     time: Duration,
 ) -> Result<Row, PerfError> {
-    let file = TestFile::prewritten(directory, "pipeline", FILE_BYTES)?;
+    let batches = measure(&file(directory)?, connections, bytes, time)?;
+    let mut row = Row::new(
+        format!("bare pipeline {bytes} B batches, {connections} connections"),
+        "fdatasync on 1 of 1",
+    );
+    row.operations_per_second = Some(batches as f64 / time.as_secs_f64());
+    row.megabytes_per_second = Some(batches as f64 * bytes as f64 / 1e6 / time.as_secs_f64());
+    Ok(row)
+}
+
+/// Batches that got through.
+pub(crate) fn measure(
+    file: &TestFile,
+    connections: usize,
+    bytes: usize,
+    time: Duration,
+) -> Result<u64, PerfError> {
     let (address_sender, address) = mpsc::sync_channel(1);
     let path = file.path.clone();
     let server = thread::spawn(move || {
@@ -62,13 +83,7 @@ pub(crate) fn ingest(
         batches += client.join().map_err(|_| PerfError::Thread("pipeline client".into()))??;
     }
     server.join().map_err(|_| PerfError::Thread("pipeline server".into()))??;
-    let mut row = Row::new(
-        format!("bare pipeline {bytes} B batches, {connections} connections"),
-        "fdatasync on 1 of 1",
-    );
-    row.operations_per_second = Some(batches as f64 / time.as_secs_f64());
-    row.megabytes_per_second = Some(batches as f64 * bytes as f64 / 1e6 / time.as_secs_f64());
-    Ok(row)
+    Ok(batches)
 }
 
 fn send_batches(address: SocketAddr, bytes: usize, time: Duration) -> Result<u64, PerfError> {

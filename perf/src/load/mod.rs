@@ -2,8 +2,12 @@
 //! *intended* send time, so that a stall is charged to every record it delays), produce at full speed, and
 //! read.
 
+mod broker;
+mod floors;
 mod produce;
 mod read;
+mod rounds;
+mod spread;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +29,8 @@ enum Mode {
     Max,
     /// Reads what is there, from the start.
     Read,
+    /// Single records on one partition and over `--partitions`, in turns; the ratio of their rates.
+    Spread,
 }
 
 /// The load and the broker.
@@ -48,6 +54,9 @@ pub(crate) struct Options {
     /// Bytes of a batch.
     #[arg(long, default_value_t = 65536)]
     batch_bytes: usize,
+    /// Bytes that each producer may hold unanswered.
+    #[arg(long, default_value_t = 32 << 20)]
+    buffer_bytes: usize,
     /// Microseconds a batch waits for more records.
     #[arg(long, default_value_t = 0)]
     linger_us: u64,
@@ -61,6 +70,22 @@ pub(crate) struct Options {
     records: u64,
     #[arg(long, default_value_t = Acks::Durable)]
     acks: Acks,
+    /// Records in flight, for `spread`.
+    #[arg(long, default_value_t = 64)]
+    depth: usize,
+    /// Measures floors between the rounds of the load, on the disk of this directory: write + sync and TCP
+    /// echo beside a latency, the bare pipeline beside a rate.
+    #[arg(long)]
+    floor_dir: Option<PathBuf>,
+    /// The broker's HTTP listener: adds laps of its rings, settled bytes, bytes written per byte of payload.
+    #[arg(long)]
+    http: Option<String>,
+    /// The broker's process, if it runs here: adds the bytes it wrote to the device per byte of payload.
+    #[arg(long)]
+    process: Option<u32>,
+    /// Goes on until every ring at work has gone round so often; needs `--http`.
+    #[arg(long, default_value_t = 0.0)]
+    laps: f64,
     /// Writes the latency distribution to this file in HdrHistogram's text form.
     #[arg(long)]
     hgrm: Option<PathBuf>,
@@ -79,28 +104,33 @@ impl Options {
     }
 }
 
-/// Runs the load and prints one line.
+/// Runs the load and prints a line for each figure.
 pub(crate) fn run(options: &Options, format: Format) -> Result<(), PerfError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| PerfError::Io { doing: "starting the client's runtime".into(), source })?;
     runtime.block_on(async {
-        make_topic(options).await?;
-        let row = match options.mode {
-            Mode::Depth1 => produce::depth_1(options).await?,
-            Mode::Rate => produce::at_rate(options).await?,
-            Mode::Max => produce::full_speed(options).await?,
-            Mode::Read => read::all(options).await?,
+        let rows = match options.mode {
+            Mode::Spread => spread::both(options).await?,
+            mode => {
+                make_topic(options, &options.topic, options.partitions).await?;
+                vec![match mode {
+                    Mode::Depth1 => produce::depth_1(options).await?,
+                    Mode::Rate => produce::at_rate(options).await?,
+                    Mode::Max => produce::full_speed(options).await?,
+                    Mode::Read | Mode::Spread => read::all(options).await?,
+                }]
+            }
         };
-        print(&row, format);
+        rows.iter().for_each(|row| print(row, format));
         Ok(())
     })
 }
 
-async fn make_topic(options: &Options) -> Result<(), PerfError> {
+async fn make_topic(options: &Options, topic: &str, partitions: u32) -> Result<(), PerfError> {
     let admin = Admin::connect(ConnectConfig::new(&options.server)).await.map_err(client)?;
-    match admin.topic_create(&options.topic, options.partitions, &[]).await {
+    match admin.topic_create(topic, partitions, &[]).await {
         Ok(_) => Ok(()),
         Err(error) if error.to_string().contains("exists") => Ok(()),
         Err(error) => Err(client(error)),

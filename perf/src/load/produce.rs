@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use martlet_client::{Producer, ProducerConfig, Record};
+use martlet_client::{Producer, ProducerConfig, Receipt, Record};
 use tokio::sync::mpsc;
 
+use super::floors::Floors;
+use super::rounds::Rounds;
 use super::{Options, client};
 use crate::error::PerfError;
 use crate::histogram::Latencies;
@@ -12,17 +14,24 @@ use crate::report::Row;
 
 /// Receipts that may wait for their answer at once.
 const RECEIPTS_MAX: usize = 100_000;
+/// At full speed, the latency of one record out of so many is measured.
+const SAMPLE: usize = 256;
 
-async fn connect(options: &Options) -> Result<Producer, PerfError> {
+fn config(options: &Options) -> ProducerConfig {
     let mut config = ProducerConfig::new(&options.server);
     config.acks = Some(options.acks);
     config.batch_bytes = options.batch_bytes;
     config.linger = Duration::from_micros(options.linger_us);
-    Producer::connect(&options.topic, config).await.map_err(client)
+    config.buffer_bytes = options.buffer_bytes;
+    config
+}
+
+async fn connect(options: &Options) -> Result<Producer, PerfError> {
+    Producer::connect(&options.topic, config(options)).await.map_err(client)
 }
 
 /// Text that compresses like text, so that no layer below gains from zeros.
-fn payload(bytes: usize) -> Vec<u8> {
+pub(super) fn payload(bytes: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     (0..bytes)
         .map(|_| {
@@ -32,21 +41,58 @@ fn payload(bytes: usize) -> Vec<u8> {
         .collect()
 }
 
+/// Latencies that come in from a task, each from the time its record should have been sent.
+struct Answers {
+    receipts: mpsc::Sender<(Instant, Receipt)>,
+    counting: tokio::task::JoinHandle<Result<Latencies, PerfError>>,
+}
+
+impl Answers {
+    fn new() -> Answers {
+        let (receipts, mut answers) = mpsc::channel::<(Instant, Receipt)>(RECEIPTS_MAX);
+        let counting = tokio::spawn(async move {
+            let mut latencies = Latencies::new();
+            while let Some((intended, receipt)) = answers.recv().await {
+                receipt.await.map_err(client)?;
+                latencies.record(intended.elapsed());
+            }
+            Ok(latencies)
+        });
+        Answers { receipts, counting }
+    }
+
+    /// All of them, once every receipt has its answer.
+    async fn collect(self) -> Result<Latencies, PerfError> {
+        drop(self.receipts);
+        self.counting.await.map_err(|error| PerfError::Thread(error.to_string()))?
+    }
+}
+
 /// Sends a record, waits for its answer, sends the next.
 pub(super) async fn depth_1(options: &Options) -> Result<Row, PerfError> {
     let producer = connect(options).await?;
     let value = payload(options.record_bytes);
+    let mut floors = Floors::new(options.floor_dir.clone());
+    let mut rounds = Rounds::new(options, &floors)?;
     let mut latencies = Latencies::new();
-    let start = Instant::now();
-    while start.elapsed() < options.time() {
-        let sent = Instant::now();
-        let receipt = producer.send(Record::value(&value)).await.map_err(client)?;
-        receipt.await.map_err(client)?;
-        latencies.record(sent.elapsed());
+    let mut seconds = 0.0;
+    while let Some(time) = rounds.next()? {
+        floors.latency(options.record_bytes)?;
+        let start = Instant::now();
+        while start.elapsed() < time {
+            let sent = Instant::now();
+            let receipt = producer.send(Record::value(&value)).await.map_err(client)?;
+            receipt.await.map_err(client)?;
+            latencies.record(sent.elapsed());
+        }
+        seconds += start.elapsed().as_secs_f64();
     }
-    let seconds = start.elapsed().as_secs_f64();
     producer.close().await.map_err(client)?;
-    Ok(row("depth 1", options, &latencies, latencies.percentiles().count, seconds))
+    let records = latencies.percentiles().count;
+    let mut row = row("depth 1", options, &latencies, records, seconds);
+    floors.tell_latency(&mut row);
+    rounds.tell(records as f64 * options.record_bytes as f64, &mut row)?;
+    Ok(row)
 }
 
 /// Sends on a fixed schedule, whatever the answers do.
@@ -54,65 +100,94 @@ pub(super) async fn at_rate(options: &Options) -> Result<Row, PerfError> {
     let producers = connect_all(options).await?;
     let value = payload(options.record_bytes);
     let gap = Duration::from_secs_f64(1.0 / options.rate.max(1) as f64);
-    let total = options.rate * options.seconds;
-    let (receipts, mut answers) = mpsc::channel(RECEIPTS_MAX);
-    let counting = tokio::spawn(async move {
-        let mut latencies = Latencies::new();
-        while let Some((intended, receipt)) = answers.recv().await {
-            let receipt: martlet_client::Receipt = receipt;
-            receipt.await.map_err(client)?;
-            let intended: Instant = intended;
-            latencies.record(intended.elapsed());
+    let mut floors = Floors::new(options.floor_dir.clone());
+    let mut rounds = Rounds::new(options, &floors)?;
+    let mut latencies = Latencies::new();
+    let (mut seconds, mut total) = (0.0, 0u64);
+    while let Some(time) = rounds.next()? {
+        floors.latency(options.record_bytes)?;
+        let answers = Answers::new();
+        let start = Instant::now();
+        let count = (time.as_secs_f64() * options.rate as f64) as u64;
+        for turn in 0..count {
+            let intended = start + gap.mul_f64(turn as f64);
+            if intended > Instant::now() {
+                tokio::time::sleep_until(intended.into()).await;
+            }
+            let producer = &producers[turn as usize % producers.len()];
+            let receipt = producer.send(Record::value(&value)).await.map_err(client)?;
+            if answers.receipts.send((intended, receipt)).await.is_err() {
+                break;
+            }
         }
-        Ok::<_, PerfError>(latencies)
-    });
-    let start = Instant::now();
-    for turn in 0..total {
-        let intended = start + gap * u32::try_from(turn).unwrap_or(u32::MAX);
-        if intended > Instant::now() {
-            tokio::time::sleep_until(intended.into()).await;
+        latencies.add(&answers.collect().await?);
+        seconds += start.elapsed().as_secs_f64();
+        total += count;
+    }
+    close_all(&producers).await?;
+    save(options, &latencies)?;
+    let mut row = row(&format!("open loop {}/s", options.rate), options, &latencies, total, seconds);
+    floors.tell_latency(&mut row);
+    rounds.tell(total as f64 * options.record_bytes as f64, &mut row)?;
+    Ok(row)
+}
+
+/// Sends as fast as the buffers allow; answers are waited for at the end of a round. Latency is that of a
+/// sample, from the moment it was to be sent: it holds the wait for room in the producer's buffer.
+pub(super) async fn full_speed(options: &Options) -> Result<Row, PerfError> {
+    let producers = connect_all(options).await?;
+    let mut floors = Floors::new(options.floor_dir.clone());
+    let mut rounds = Rounds::new(options, &floors)?;
+    let share = options.records / producers.len().max(1) as u64;
+    let mut latencies = Latencies::new();
+    let (mut seconds, mut records) = (0.0, 0);
+    while let Some(time) = rounds.next()? {
+        floors.pipeline(producers.len(), options.batch_bytes)?;
+        let start = Instant::now();
+        let sending = producers.iter().cloned().map(|producer| {
+            let value = payload(options.record_bytes);
+            tokio::spawn(fill(producer, value, start + time, share))
+        });
+        for sender in sending.collect::<Vec<_>>() {
+            let (sent, sampled) = sender.await.map_err(|error| PerfError::Thread(error.to_string()))??;
+            records += sent;
+            latencies.add(&sampled);
         }
-        let producer = &producers[turn as usize % producers.len()];
-        let receipt = producer.send(Record::value(&value)).await.map_err(client)?;
-        if receipts.send((intended, receipt)).await.is_err() {
+        seconds += start.elapsed().as_secs_f64();
+        if share > 0 {
             break;
         }
     }
-    drop(receipts);
-    let latencies = counting.await.map_err(|error| PerfError::Thread(error.to_string()))??;
-    let seconds = start.elapsed().as_secs_f64();
     close_all(&producers).await?;
     save(options, &latencies)?;
-    Ok(row(&format!("open loop {}/s", options.rate), options, &latencies, total, seconds))
+    let mut row = row("full speed", options, &latencies, records, seconds);
+    floors.tell_pipeline(&mut row);
+    rounds.tell(records as f64 * options.record_bytes as f64, &mut row)?;
+    Ok(row)
 }
 
-/// Sends as fast as the buffers allow; answers are waited for at the end.
-pub(super) async fn full_speed(options: &Options) -> Result<Row, PerfError> {
-    let producers = connect_all(options).await?;
-    let value = payload(options.record_bytes);
-    let start = Instant::now();
-    let share = options.records / producers.len().max(1) as u64;
-    let sending = producers.iter().cloned().map(|producer| {
-        let (value, time) = (value.clone(), options.time());
-        tokio::spawn(async move {
-            let mut sent = 0u64;
-            while if share > 0 { sent < share } else { start.elapsed() < time } {
-                for _ in 0..256 {
-                    producer.send_nowait(Record::value(&value)).await.map_err(client)?;
-                }
-                sent += 256;
-            }
-            producer.flush().await.map_err(client)?;
-            Ok::<_, PerfError>(sent)
-        })
-    });
-    let mut records = 0;
-    for sender in sending.collect::<Vec<_>>() {
-        records += sender.await.map_err(|error| PerfError::Thread(error.to_string()))??;
+/// Fills one producer until `end`, or until `share` records were sent.
+async fn fill(
+    producer: Producer,
+    value: Vec<u8>,
+    end: Instant,
+    share: u64,
+) -> Result<(u64, Latencies), PerfError> {
+    let answers = Answers::new();
+    let mut sent = 0u64;
+    while if share > 0 { sent < share } else { Instant::now() < end } {
+        let intended = Instant::now();
+        let receipt = producer.send(Record::value(&value)).await.map_err(client)?;
+        if answers.receipts.send((intended, receipt)).await.is_err() {
+            break;
+        }
+        for _ in 1..SAMPLE {
+            producer.send_nowait(Record::value(&value)).await.map_err(client)?;
+        }
+        sent += SAMPLE as u64;
     }
-    let seconds = start.elapsed().as_secs_f64();
-    close_all(&producers).await?;
-    Ok(row("full speed", options, &Latencies::new(), records, seconds))
+    producer.flush().await.map_err(client)?;
+    Ok((sent, answers.collect().await?))
 }
 
 async fn connect_all(options: &Options) -> Result<Vec<Producer>, PerfError> {
@@ -130,7 +205,7 @@ async fn close_all(producers: &[Producer]) -> Result<(), PerfError> {
     Ok(())
 }
 
-fn save(options: &Options, latencies: &Latencies) -> Result<(), PerfError> {
+pub(super) fn save(options: &Options, latencies: &Latencies) -> Result<(), PerfError> {
     let Some(path) = &options.hgrm else { return Ok(()) };
     std::fs::write(path, latencies.hgrm())
         .map_err(|source| PerfError::Io { doing: format!("writing {}", path.display()), source })

@@ -13,7 +13,7 @@ pub struct SimConfig {
     pub wall_start_ms: i64,
     /// Space of each machine's disk.
     pub disk_capacity_bytes: u64,
-    /// Granularity of direct I/O and of short counts: 512 or 4096.
+    /// Granularity of direct I/O and of short counts, a power of two from 512.
     pub logical_block_bytes: u64,
     /// One way between two machines, in microseconds, without faults.
     pub latency_us: (u64, u64),

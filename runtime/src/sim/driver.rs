@@ -139,7 +139,8 @@ impl Driver for SimDriver {
     }
 
     fn block_bytes(&mut self, _file: Handle) -> io::Result<u32> {
-        Ok(4096)
+        let logical = self.world.borrow().config.logical_block_bytes;
+        Ok(u32::try_from(logical).unwrap_or(u32::MAX).max(4096))
     }
 
     fn describe(&self) -> String {

@@ -142,6 +142,10 @@ impl World {
                 let renamed = self.machine(machine).files.names.rename(&normal(&from), &normal(&to));
                 Outcome::Done(renamed)
             }
+            Op::RemoveDirectory { path } => {
+                let path = normal(&path);
+                Outcome::Done(self.machine(machine).files.names.remove_directory(&path))
+            }
             Op::MakeDirectory { path } => Outcome::Done(self.make_directory(machine, &normal(&path))),
             Op::SyncDirectory { path } => {
                 Outcome::Done(self.sync_directory(machine, &normal(&path), flight.names_before))

@@ -130,6 +130,15 @@ impl Names {
         }
     }
 
+    /// Removes a directory that is empty.
+    pub(crate) fn remove_directory(&mut self, path: &Path) -> io::Result<()> {
+        if !self.children(path)?.is_empty() {
+            return Err(refuse(io::ErrorKind::DirectoryNotEmpty));
+        }
+        self.record(Change::Removed(path.to_owned(), Node::Directory));
+        Ok(())
+    }
+
     /// Moves a file, replacing one that is in the way. Directories cannot be moved here.
     pub(crate) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let node = self.get(from).ok_or_else(|| refuse(io::ErrorKind::NotFound))?;

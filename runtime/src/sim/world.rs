@@ -521,7 +521,8 @@ fn names_nul(op: &Op) -> bool {
     let has_nul = |path: &Path| path.as_os_str().as_encoded_bytes().contains(&0);
     match op {
         Op::Open { path, .. } | Op::Unlink { path } => has_nul(path),
-        Op::MakeDirectory { path } | Op::SyncDirectory { path } => has_nul(path),
+        Op::MakeDirectory { path } | Op::RemoveDirectory { path } => has_nul(path),
+        Op::SyncDirectory { path } => has_nul(path),
         Op::Rename { from, to } => has_nul(from) || has_nul(to),
         _ => false,
     }

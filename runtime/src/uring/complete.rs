@@ -40,7 +40,16 @@ impl UringDriver {
                 Some(outcome) => outcome,
                 None => return,
             },
-            pending => outcome(pending, slot),
+            pending => {
+                let is_send = matches!(pending, Pending::Send(_));
+                let is_file = pending.is_file();
+                let outcome = outcome(pending, slot);
+                if is_send {
+                    self.watch.answered();
+                }
+                self.files_in_flight -= usize::from(is_file);
+                outcome
+            }
         };
         self.in_flight -= 1;
         completions.push(Completion { token, outcome });
@@ -84,7 +93,7 @@ fn outcome(pending: Pending, slot: &mut Slot) -> Outcome {
             let synced = synced.then(|| checked(slot.sync_result).map(|_| ()));
             Outcome::Wrote { written, synced, data }
         }
-        Pending::Plain => done(result),
+        Pending::Plain | Pending::Sync => done(result),
         Pending::SyncDirectory(directory) => {
             drop(directory);
             done(result)

@@ -23,6 +23,7 @@ mod setup;
 mod slot;
 mod submit;
 pub(crate) mod system;
+mod watch;
 
 pub(crate) use setup::{NEEDED, ring as ring_of};
 pub use setup::{RingMode, UringConfig};
@@ -32,6 +33,7 @@ use crate::probe::ProbeError;
 use bell::Bell;
 use setup::Supported;
 use slot::Slot;
+use watch::Watch;
 
 /// Names of completions that belong to no operation. Their top bits are those of no part of an operation.
 const BELL: u64 = u64::MAX;
@@ -59,6 +61,9 @@ pub struct UringDriver {
     supported: Supported,
     slots: Vec<Slot>,
     in_flight: usize,
+    /// Of those, reads, writes and syncs of files.
+    files_in_flight: usize,
+    watch: Watch,
     /// Bounded by the operations in flight: two entries and one cancel each.
     backlog: VecDeque<Queued>,
     /// Completed without the ring.
@@ -68,8 +73,8 @@ pub struct UringDriver {
     /// Where the kernel writes the count of the bell.
     bell_count: Box<u64>,
     bell_armed: bool,
-    /// How long to sleep, for kernels that take it by an entry: an entry that an enter refused is still in the
-    /// queue when that sleep is over, and is read by the next.
+    /// How long to sleep, for kernels that take it by an entry: an entry that an enter refused is still in
+    /// the queue when that sleep is over, and is read by the next.
     sleep_time: Box<types::Timespec>,
     random: system::Random,
     blocks: system::BlockSizes,
@@ -92,6 +97,8 @@ impl UringDriver {
             supported,
             slots: Vec::new(),
             in_flight: 0,
+            files_in_flight: 0,
+            watch: Watch::new(config.watch),
             backlog: VecDeque::new(),
             ready: Vec::new(),
             reaped: Vec::new(),
@@ -182,6 +189,26 @@ impl UringDriver {
         tolerate(self.ring.submit_and_wait(1).map(|_| ()))
     }
 
+    /// Looks for completions for a moment, if that is likely to pay; the sleep that follows ends at once
+    /// then.
+    fn watch(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        if self.files_in_flight > 0 {
+            return Ok(());
+        }
+        let Some(window) = self.watch.begin() else { return Ok(()) };
+        self.poll_kernel()?;
+        let window_end = self.instant().after(window);
+        let end = deadline.map_or(window_end, |deadline| deadline.min(window_end));
+        loop {
+            let brought = self.ring.submission().taskrun() || self.has_completions();
+            if brought || self.instant() >= end {
+                self.watch.end(brought);
+                return Ok(());
+            }
+            std::hint::spin_loop();
+        }
+    }
+
     fn arm_bell(&mut self) {
         if self.bell_armed {
             return;
@@ -237,7 +264,7 @@ impl Driver for UringDriver {
                 if !self.backlog.is_empty() || self.has_completions() || !self.bell.flag().prepare() {
                     self.poll_kernel()?;
                 } else {
-                    let slept = self.sleep(deadline);
+                    let slept = self.watch(deadline).and_then(|()| self.sleep(deadline));
                     self.bell.flag().awake();
                     slept?;
                 }

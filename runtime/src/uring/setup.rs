@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode};
+use martlet_core::limits::EXECUTOR_WATCH_US_MAX;
 
 use crate::probe::ProbeError;
 
@@ -16,13 +18,22 @@ pub struct UringConfig {
     pub mode: RingMode,
     /// Kernel threads for file operations (every sync takes one), and for operations that may wait for ever.
     pub workers_max: [u32; 2],
+    /// How long to look for completions before a sleep that follows an answer, as long as looking pays;
+    /// zero = never.
+    pub watch: Duration,
     /// Use optional operations and features; without, the fallbacks of old kernels are taken.
     pub optional: bool,
 }
 
 impl Default for UringConfig {
     fn default() -> UringConfig {
-        UringConfig { entries: 1024, mode: RingMode::Deferred, workers_max: [8, 8], optional: true }
+        UringConfig {
+            entries: 1024,
+            mode: RingMode::Deferred,
+            workers_max: [8, 8],
+            watch: Duration::from_micros(EXECUTOR_WATCH_US_MAX),
+            optional: true,
+        }
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) enum Pending {
         data: Bytes,
         sync: bool,
     },
+    Sync,
     Plain,
     /// Opening the directory, then syncing it.
     OpenDirectory,
@@ -48,6 +49,13 @@ pub(super) struct Scratch {
     pub(super) message: libc::msghdr,
     pub(super) parts: Vec<libc::iovec>,
     pub(super) paths: [CString; 2],
+}
+
+impl Pending {
+    /// Whether it is about the bytes of a file.
+    pub(super) fn is_file(&self) -> bool {
+        matches!(self, Pending::Read(..) | Pending::Write { .. } | Pending::Sync)
+    }
 }
 
 impl Slot {

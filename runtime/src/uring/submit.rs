@@ -83,6 +83,7 @@ impl UringDriver {
             | Op::Unlink { .. }
             | Op::Rename { .. }
             | Op::MakeDirectory { .. }
+            | Op::RemoveDirectory { .. }
             | Op::SyncDirectory { .. } => self.start_named(token, op),
         }
     }
@@ -160,6 +161,7 @@ impl UringDriver {
 
     fn start_transfer(&mut self, token: Token, op: Op) {
         self.slot(token);
+        self.files_in_flight += 1;
         match op {
             Op::Read { file, offset, mut buffer, skip } => {
                 assert!(skip < buffer.capacity(), "nothing to read into");
@@ -182,10 +184,13 @@ impl UringDriver {
                 slot.pending = Pending::Write { data, sync };
                 slot.parts_left = 2;
                 self.push(Queued::Pair([write, data_sync.build().user_data(sync_name)]));
+                // Whoever syncs has somebody waiting for it: the disk begins while the other tasks of this
+                // tick run. What the kernel refuses to take now it is given by the next enter.
+                let _ = self.ring.submit();
             }
             Op::Sync { file } => {
                 let data_sync = opcode::Fsync::new(fd(file)).flags(types::FsyncFlags::DATASYNC);
-                self.launch(token, Pending::Plain, data_sync.build());
+                self.launch(token, Pending::Sync, data_sync.build());
             }
             _ => unreachable!("not a transfer"),
         }
@@ -240,6 +245,14 @@ impl UringDriver {
                 Ok(path) => {
                     let path = self.keep_path(token, 0, path);
                     self.launch(token, Pending::Plain, opcode::UnlinkAt::new(here, path).build());
+                }
+            },
+            Op::RemoveDirectory { path } if self.supported.unlink => match c_path(path) {
+                Err(error) => self.answer(token, Outcome::Done(Err(error))),
+                Ok(path) => {
+                    let path = self.keep_path(token, 0, path);
+                    let remove = opcode::UnlinkAt::new(here, path).flags(libc::AT_REMOVEDIR);
+                    self.launch(token, Pending::Plain, remove.build());
                 }
             },
             Op::MakeDirectory { path } if self.supported.make_directory => match c_path(path) {

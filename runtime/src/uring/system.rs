@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use martlet_core::{Instant, Now, WallTime};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -16,6 +17,11 @@ use crate::driver::{DirectoryEntry, Handle, Op};
 
 /// Connections that may wait to be accepted; the system's own bound (net.core.somaxconn) cuts it.
 const LISTEN_BACKLOG: i32 = 4096;
+/// After a minute of silence a peer is asked every 10 s whether it is there; after six questions without an
+/// answer its connection has failed.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 6;
 /// Devices whose block size is remembered.
 const DEVICES_MAX: usize = 16;
 /// The smallest block of direct I/O, whatever the device says.
@@ -71,6 +77,12 @@ pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     // Blocking: the ring waits by itself, and answers EAGAIN for sockets that are not.
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
+    // A peer whose machine or network is gone is noticed even where nothing is ever sent to it. Accepted
+    // connections inherit these from their listener on Linux.
+    sockopt::set_socket_keepalive(&socket, true)?;
+    sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)?;
     Ok(socket)
 }
 
@@ -115,6 +127,7 @@ pub(crate) fn truncate(file: Handle, length: u64) -> io::Result<()> {
 pub(crate) fn change_name(op: &Op) -> io::Result<()> {
     match op {
         Op::Unlink { path } => Ok(rustix::fs::unlink(path)?),
+        Op::RemoveDirectory { path } => Ok(rustix::fs::rmdir(path)?),
         Op::Rename { from, to } => Ok(rustix::fs::rename(from, to)?),
         Op::MakeDirectory { path } => Ok(rustix::fs::mkdir(path, Mode::from_raw_mode(0o750))?),
         Op::SyncDirectory { path } => {

@@ -3,6 +3,7 @@
 
 pub(crate) mod consume;
 pub(crate) mod cursor;
+pub(crate) mod facts;
 mod framing;
 mod interrupt;
 mod outage;

@@ -2,14 +2,13 @@
 
 use martlet_client::Admin;
 use martlet_core::ErrorCode;
-use martlet_core::config::show_bytes;
 use martlet_core::native::{PartitionStatus, TopicDescription};
 use serde_json::{Map, Value, json};
 
 use super::{admin, block_on, describe, failure, topic_name, with_topic_hint};
 use crate::cli::{TopicCommand, TopicSettings};
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, show_size};
 
 pub(crate) fn run(command: &TopicCommand, server: &str, output: &Output) -> Result<(), Failure> {
     block_on(async {
@@ -144,18 +143,6 @@ async fn show(admin: &Admin, server: &str, topic: &str, output: &Output) -> Resu
     let rows = (0u32..).zip(described.partitions.iter().zip(&statuses)).map(row).collect();
     let head = ["PARTITION", "SHARD", "START", "END", "SIZE", "SEGMENTS", "CURSORS", "STATE"];
     output.table(&head, rows, &Value::Null)
-}
-
-/// Three digits and a unit: for people, not exact.
-fn show_size(bytes: u64) -> String {
-    let mut size = bytes as f64;
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if size < 1024.0 {
-            return if unit == "B" { show_bytes(bytes) } else { format!("{size:.1}{unit}") };
-        }
-        size /= 1024.0;
-    }
-    format!("{size:.1}TiB")
 }
 
 fn summary(topic: &TopicDescription) -> Value {

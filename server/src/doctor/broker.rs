@@ -11,7 +11,7 @@ pub(super) fn broker(server: &str, missing: State) -> Vec<Check> {
     let facts = client_commands::block_on(async {
         let config = ConnectConfig::new(server);
         let admin = Admin::connect(config).await.map_err(|error| Failure::Unreachable(error.to_string()))?;
-        admin.status().await.map_err(|error| Failure::Unreachable(error.to_string()))
+        client_commands::facts::facts(&admin).await.map_err(|error| Failure::Unreachable(error.to_string()))
     });
     match facts {
         Ok(facts) => broker_facts(server, &facts),
@@ -58,12 +58,12 @@ fn shard_fact(fact: &Setting) -> Option<Check> {
             Some(Check::new("shard", State::Problem, format!("shard {shard} does not answer"), remedy))
         }
         "lost_ranges" if value != "0" => problem(
-            format!("shard {shard}: {value} ranges of records are lost"),
+            format!("shard {shard}: ranges of records that are lost: {value}"),
             "restore them from a copy; `martlet storage verify` on the stopped broker names the places",
         ),
         "log_damage" if value != "0" => problem(
-            format!("shard {shard}: {value} damaged places in the log at the last start"),
-            "check the disk; what was lost is under `lost` here and in the broker's log",
+            format!("shard {shard}: damaged places in the log at the last start: {value}"),
+            "check the disk; what was lost by it is named here and in the broker's log",
         ),
         _ if what.starts_with("lost.") => problem(value.clone(), "restore these records from a copy"),
         _ => None,

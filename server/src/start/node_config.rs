@@ -47,6 +47,7 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
         read_cache_bytes: memory.read_cache,
         settle_in_flight_bytes_max: memory.settle as u64,
         segment_bytes: settings.bytes("topic.segment_bytes"),
+        big_batch_bytes_min: settings.bytes("wal.big_batch_bytes_min"),
         ..StoreConfig::default()
     };
     config.connections = ConnectionLimits {

@@ -40,11 +40,22 @@ pub(crate) fn describe(facts: &Facts, stats: &NodeStats) -> Value {
 
 fn shard(stats: &martlet_node::ShardStats) -> Value {
     let log = &stats.log;
+    let lost: Vec<Value> = stats
+        .lost
+        .iter()
+        .map(|range| {
+            json!({ "partition": format!("{:016x}", range.partition.0), "from": range.from,
+                    "next_good_offset": range.next_good_offset, "found_by": range.found_by.to_string() })
+        })
+        .collect();
     json!({
         "shard": stats.shard.0,
         "driver": stats.driver,
         "fenced": stats.fenced,
         "disk_full": stats.disk_full,
+        "lost_ranges": stats.lost_ranges,
+        "lost": lost,
+        "log_damage": stats.log_damage,
         "partitions": stats.partitions,
         "connections": stats.connections,
         "calls_open": stats.calls_open,

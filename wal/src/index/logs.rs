@@ -42,6 +42,8 @@ pub struct SettleLimits {
     pub job_bytes_max: u64,
     /// Bytes that may be logged again now; 0 forbids to carry.
     pub carry_room: u64,
+    /// The same for partitions that can only be carried.
+    pub fenced_room: u64,
 }
 
 /// The logs of one WAL.
@@ -216,7 +218,10 @@ impl PartitionLogs {
             }
             let idle = |log: &&PartitionLog| !log.busy && log.pending_runs == 0;
             let Some(log) = self.logs.get(partition).filter(idle) else { continue };
-            let (frames, bytes) = log.settleable(limits.durable, limits.job_bytes_max);
+            // What can only be carried goes in pieces that fit, or it would hold the ring for ever.
+            let room = if log.fenced { limits.fenced_room } else { limits.carry_room };
+            let bytes_max = if log.fenced { room.min(limits.job_bytes_max) } else { limits.job_bytes_max };
+            let (frames, bytes) = log.settleable(limits.durable, bytes_max);
             if frames.is_empty() {
                 continue;
             }
@@ -225,7 +230,7 @@ impl PartitionLogs {
                 () if log.fenced || small => SettleMove::Carry,
                 () => SettleMove::Run,
             };
-            let carry_fits = bytes <= limits.carry_room;
+            let carry_fits = bytes <= room;
             if how == SettleMove::Carry && !carry_fits {
                 if log.fenced {
                     continue;

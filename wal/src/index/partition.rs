@@ -228,6 +228,12 @@ impl PartitionLog {
         Some(self.unsettled.get(self.carried).map_or(first, |entry| first.min(entry.position)))
     }
 
+    /// Index of the frame at the smallest ring position.
+    fn oldest_index(&self) -> usize {
+        let places = self.unsettled.iter().map(|entry| entry.position).enumerate();
+        places.min_by_key(|(_, position)| *position).map_or(0, |(index, _)| index)
+    }
+
     /// Adds a frame at the end.
     pub(super) fn stage(&mut self, entry: FrameEntry) {
         assert!(entry.span > 0, "a frame covers at least one offset");
@@ -322,10 +328,13 @@ impl PartitionLog {
     }
 
     /// Frames that can be settled together: durable, without a gap, at most `bytes_max` but at least one.
+    /// They are the first by offset, or if none can be settled any more, those from the oldest ring position
+    /// on: the first ones may have been carried just now.
     pub(super) fn settleable(&self, durable: u64, bytes_max: u64) -> (Vec<FrameEntry>, u64) {
         let mut frames: Vec<FrameEntry> = Vec::new();
         let mut bytes = 0;
-        for entry in &self.unsettled {
+        let from = if self.fenced { self.oldest_index() } else { 0 };
+        for entry in self.unsettled.iter().skip(from) {
             let adjoins =
                 frames.last().is_none_or(|last: &FrameEntry| last.end_offset() == entry.base_offset);
             let over = !frames.is_empty() && bytes + u64::from(entry.length) > bytes_max;

@@ -119,8 +119,9 @@ impl PartitionLogs {
     }
 
     /// The partition with these runs added: what a RUN_REF says. `log_start` is that of records at or before
-    /// the RUN_REF: a trim that is not durable must not take effect through it. `None` if the partition is gone or too many
-    /// segments changed since checkpoint `generation`, the last durable one, and the one before it.
+    /// the RUN_REF: a trim that is not durable must not take effect through it. `None` if the partition is
+    /// gone or too many segments changed since checkpoint `generation`, the last durable one, and the one
+    /// before it.
     #[must_use]
     pub fn run_reference(
         &self,

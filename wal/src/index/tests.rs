@@ -71,6 +71,7 @@ impl World {
             run_bytes_min: 4_000,
             job_bytes_max: 6_000,
             carry_room: dice.below(8_000),
+            fenced_room: 8_000,
         }
     }
 
@@ -275,6 +276,7 @@ fn segments_below_the_log_start_are_freed_after_their_record_is_durable() {
         run_bytes_min: 0,
         job_bytes_max: 1 << 20,
         carry_room: 0,
+        fenced_room: 0,
     };
     let plan = logs.plan_settle(&limits).unwrap();
     let name = SegmentName { partition, base_offset: 0, generation: 0 };

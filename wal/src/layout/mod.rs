@@ -11,6 +11,28 @@ pub mod record;
 pub mod run;
 pub mod superblock;
 
+use bytes::BytesMut;
+
+/// An empty buffer with room for `capacity` bytes, that begins at a multiple of `block`. Unlike one of zeros
+/// it costs nothing for bytes that are written anyway.
+pub(crate) fn aligned(capacity: usize, block: usize) -> BytesMut {
+    let mut buffer = BytesMut::with_capacity(capacity + block);
+    align(&mut buffer, block);
+    assert!(buffer.capacity() >= capacity, "an aligned buffer has the room asked for");
+    buffer
+}
+
+/// Moves the start of an empty buffer up to a multiple of `block`.
+pub(crate) fn align(buffer: &mut BytesMut, block: usize) {
+    assert!(buffer.is_empty(), "bytes cannot move");
+    let skew = buffer.as_ptr() as usize % block;
+    if skew != 0 {
+        buffer.resize(block - skew, 0);
+        drop(buffer.split_to(block - skew));
+    }
+    assert!((buffer.as_ptr() as usize).is_multiple_of(block), "direct I/O needs whole blocks");
+}
+
 /// Reads a little-endian integer out of a slice that the caller has checked to be long enough.
 macro_rules! little_endian {
     ($name:ident, $type:ty) => {

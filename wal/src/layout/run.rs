@@ -10,7 +10,6 @@
 use bytes::Bytes;
 use martlet_core::checksum::crc32c;
 use martlet_core::{Epoch, FRAME_HEADER_BYTES, FrameHeader, Offset, PartitionId, WalId};
-use martlet_runtime::buffer::AlignedBuffer;
 
 use super::codec::{Fields, Put, Short};
 use crate::index::{FrameEntry, RunEntry};
@@ -267,8 +266,8 @@ pub fn build_run(place: &RunPlace, epoch: Epoch, frames: &[(FrameEntry, FrameByt
     let length = run_length(frame_bytes, place.block_bytes);
     let span = last.end_offset() - first.base_offset;
     assert!(u32::try_from(length).is_ok() && u32::try_from(span).is_ok(), "a run is bounded");
-    let mut buffer = AlignedBuffer::zeroed(length as usize, place.block_bytes);
-    buffer.set_len(RUN_HEADER_BYTES);
+    let mut buffer = super::aligned(length as usize, place.block_bytes);
+    buffer.resize(RUN_HEADER_BYTES, 0);
     let mut end = first.base_offset;
     for (entry, frame) in frames {
         assert!(
@@ -282,7 +281,7 @@ pub fn build_run(place: &RunPlace, epoch: Epoch, frames: &[(FrameEntry, FrameByt
     for (_, frame) in frames {
         buffer.extend_from_slice(&frame.body);
     }
-    buffer.pad_to(place.block_bytes);
+    buffer.resize(length as usize, 0);
     let header = RunHeader {
         segment: place.segment,
         number: place.number,
@@ -301,7 +300,7 @@ pub fn build_run(place: &RunPlace, epoch: Epoch, frames: &[(FrameEntry, FrameByt
     let encoded = header.encode();
     buffer[..RUN_HEADER_BYTES].copy_from_slice(&encoded);
     let header_crc = u32::from_le_bytes([encoded[124], encoded[125], encoded[126], encoded[127]]);
-    BuiltRun { data: buffer.into_bytes(), entry: header.entry(), header_crc, frame_bytes }
+    BuiltRun { data: buffer.freeze(), entry: header.entry(), header_crc, frame_bytes }
 }
 
 /// A good frame of a run that was read.

@@ -139,7 +139,7 @@ impl Ring {
         let flush_bytes_max = config.flush_bytes_max.next_multiple_of(block).max(block);
         assert!(flush_bytes_max as u64 <= shape.file_bytes, "a flush fits a file");
         Ring {
-            arena: arena::Arena::new(block, flush_bytes_max),
+            arena: arena::Arena::new(block, flush_bytes_max, config.tail_cache_bytes),
             cache: TailCache::new(config.tail_cache_bytes),
             shape,
             incarnation,

@@ -14,6 +14,8 @@ mod job;
 mod prepare;
 
 #[cfg(test)]
+mod fence_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
@@ -90,6 +92,8 @@ pub struct RingView {
     pub eager: bool,
     /// Bytes that may be logged again now without new space being freed; 0 forbids to carry.
     pub carry_room: u64,
+    /// The same without the bound of half of the ring, for partitions that cannot be settled any more.
+    pub fenced_room: u64,
     /// Last record staged: files that become unreachable wait for it.
     pub after: Lsn,
 }
@@ -239,6 +243,7 @@ impl Settler {
             run_bytes_min: self.config.run_bytes_min,
             job_bytes_max: left.min(self.config.run_bytes_max * JOB_RUNS_MAX),
             carry_room: view.carry_room.saturating_sub(carrying).min(half),
+            fenced_room: view.fenced_room.saturating_sub(carrying),
         });
         let Some(plan) = plan else { return false };
         self.start(plan, false);

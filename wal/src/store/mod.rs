@@ -18,6 +18,8 @@ mod seams;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod flip_tests;
+#[cfg(test)]
 mod read_fault_tests;
 #[cfg(test)]
 mod rot_tests;

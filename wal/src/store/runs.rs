@@ -16,9 +16,9 @@
 //!   The partition is busy until then: nobody else writes its segment. A checkpoint captured meanwhile does
 //!   not know the runs; the frames' entries keep its scan of the ring from starting behind their RUN_REF.
 //! - **RUN_REF** names the partition's log start as it was when the run began (a later trim takes effect by
-//!   its own record only, and takes no segment away until the run has ended) and every segment that one of the last two checkpoints may
-//!   not know as it is, so that recovery has all of them whichever slot is good, settles included that were
-//!   never logged.
+//!   its own record only, and takes no segment away until the run has ended) and every segment that one of
+//!   the last two checkpoints may not know as it is, so that recovery has all of them whichever slot is good,
+//!   settles included that were never logged.
 //! - **Failure** (a full disk, a failed write or sync, a partition that was dropped or trimmed of its files):
 //!   nothing was issued, so the flush and all behind it are staged again with the bodies in the ring, whose
 //!   space was kept free for that. The segment's fault fences its partition, as with settling.

@@ -36,27 +36,28 @@ pub(super) fn reader(shape: RingShape, config: &StoreConfig) -> Reader {
 }
 
 impl Store {
-    /// Bytes that may be logged again now: never more than half of the ring, nor so many that marks and the
-    /// padding of flushes find no space: what cannot be flushed cannot be covered by a checkpoint either.
-    fn carry_room(&self) -> u64 {
+    /// Bytes that may be logged again now: not so many that marks and the padding of flushes find no space;
+    /// what cannot be flushed cannot be covered by a checkpoint either.
+    fn free_to_carry(&self) -> u64 {
         if self.carry_refused_at == Some(self.ring.freed_through()) {
             return 0;
         }
         let capacity = self.shape.capacity();
         let free = capacity.saturating_sub(self.ring.used()).saturating_sub(capacity / 32);
-        let share = (capacity / 2).saturating_sub(self.logs.carried_bytes());
         let staging = self.config.staging_bytes_max.saturating_sub(self.ring.staged_bytes()) as u64;
-        share.min(free / 2).min(staging)
+        (free / 2).min(staging)
     }
 
     fn ring_view(&self) -> RingView {
         let behind = self.shape.capacity() / SETTLE_BEHIND_OF * SETTLE_BEHIND;
+        let room = if self.settle_all { 0 } else { self.free_to_carry() };
         let needed_below = if self.settle_all { u64::MAX } else { self.ring.head().saturating_sub(behind) };
         RingView {
             needed_below,
             durable: self.ring.durable_through(),
             eager: !self.closing && !self.disk_full,
-            carry_room: if self.settle_all { 0 } else { self.carry_room() },
+            carry_room: room.min((self.shape.capacity() / 2).saturating_sub(self.logs.carried_bytes())),
+            fenced_room: room,
             after: self.ring.staged(),
         }
     }

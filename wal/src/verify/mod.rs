@@ -9,7 +9,7 @@ mod lock;
 mod segment;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use lock::OfflineLock;
 

@@ -21,10 +21,10 @@ use crate::testing::{Bench, Dice, ModelDisk};
 const WAL: WalId = WalId(5);
 
 /// A directory that goes away with the test.
-struct Place(PathBuf);
+pub(crate) struct Place(pub(crate) PathBuf);
 
 impl Place {
-    fn new() -> Place {
+    pub(crate) fn new() -> Place {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("martlet-verify-{}-{count}", std::process::id()));
@@ -40,7 +40,7 @@ impl Drop for Place {
     }
 }
 
-fn dump(disk: &ModelDisk, place: &Path) {
+pub(crate) fn dump(disk: &ModelDisk, place: &Path) {
     for (file, _) in disk.files() {
         let path = paths::file(place, file);
         fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -20,11 +20,14 @@ use crate::wire::{Body, Malformed, Reader};
 /// Batches may be compressed with zstd from this version on.
 const ZSTD_FROM: i16 = 7;
 
+/// Batches by partition.
+type Batches = Vec<(i32, Option<Bytes>)>;
+
 struct Asked {
     /// `None` = the topic's level.
     acks: Option<Acks>,
     is_transactional: bool,
-    topics: Vec<(TopicKey, Vec<(i32, Option<Bytes>)>)>,
+    topics: Vec<(TopicKey, Batches)>,
 }
 
 /// Why a batch is refused: the error, and words for newer clients.
@@ -49,7 +52,7 @@ pub(crate) fn produce(context: Rc<Context>, request: Request) -> Answering {
         Ok(asked) => asked,
         Err(malformed) => return ready(malformed.into()),
     };
-    let begin = |(key, batches): (TopicKey, Vec<(i32, Option<Bytes>)>)| {
+    let begin = |(key, batches): (TopicKey, Batches)| {
         let topic = find(&context, &key);
         let one = |(index, batch)| {
             begin(&context, &request, (asked.acks, asked.is_transactional), &topic, index, batch)

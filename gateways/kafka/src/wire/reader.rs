@@ -54,10 +54,6 @@ impl Reader {
         self.fixed().map(i8::from_be_bytes)
     }
 
-    pub(crate) fn boolean(&mut self) -> Result<bool, Malformed> {
-        self.i8().map(|value| value != 0)
-    }
-
     pub(crate) fn i16(&mut self) -> Result<i16, Malformed> {
         self.fixed().map(i16::from_be_bytes)
     }

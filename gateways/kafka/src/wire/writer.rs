@@ -23,10 +23,6 @@ impl Body {
         self.gather.into_parts()
     }
 
-    pub(crate) fn i8(&mut self, value: i8) {
-        self.gather.copy(&value.to_be_bytes());
-    }
-
     pub(crate) fn i16(&mut self, value: i16) {
         self.gather.copy(&value.to_be_bytes());
     }
@@ -41,10 +37,6 @@ impl Body {
 
     pub(crate) fn uuid(&mut self, value: u128) {
         self.gather.copy(&value.to_be_bytes());
-    }
-
-    pub(crate) fn raw(&mut self, bytes: &[u8]) {
-        self.gather.copy(bytes);
     }
 
     pub(crate) fn share(&mut self, bytes: Bytes) {

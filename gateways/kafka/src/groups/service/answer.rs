@@ -40,8 +40,10 @@ impl Groups {
         }
         let topics: BTreeMap<TopicId, &Arc<Topic>> = host.topics().map(|topic| (topic.id, topic)).collect();
         let values = host.registers().keys(REGISTER);
-        let values = values.flat_map(|(group, values)| values.iter().map(move |value| (group, value)));
-        let position = |(group, (name, value)): (&str, (&Box<[u8]>, &Box<[u8]>))| {
+        let values = values.flat_map(|(group, values)| {
+            values.iter().map(move |(name, value)| (group, &name[..], &value[..]))
+        });
+        let position = |(group, name, value): (&str, &[u8], &[u8])| {
             let (topic, index) = offsets::partition_of(name)?;
             let topic = topics.get(&topic)?;
             Some(Position {
