@@ -62,9 +62,7 @@ pub(crate) async fn gather(shard: Rc<Shard>) -> Vec<Fact> {
         let id = gathers.next.replace(gathers.next.get() + 1);
         gathers.heard.borrow_mut().insert(id, Vec::new());
         let question = Question { gathers, id };
-        let core = shard.core.borrow();
-        others.iter().for_each(|other| core.say(*other, Item::AskFacts { id }));
-        drop(core);
+        ask(&shard, &others, id);
         let count = || gathers.heard.borrow().get(&id).map_or(usize::MAX, Vec::len);
         let all = gathers.arrived.wait_until(|| count() >= others.len());
         // A shard that is silent is told below.
@@ -82,6 +80,11 @@ pub(crate) async fn gather(shard: Rc<Shard>) -> Vec<Fact> {
         facts.extend(own.into_iter().map(|(key, value)| (format!("shard.{number}.{key}"), value)));
     }
     facts
+}
+
+fn ask(shard: &Shard, others: &[ShardId], id: u64) {
+    let core = shard.core.borrow();
+    others.iter().for_each(|other| core.say(*other, Item::AskFacts { id }));
 }
 
 fn others(shard: &Shard) -> Vec<ShardId> {

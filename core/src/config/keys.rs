@@ -208,8 +208,8 @@ pub const KEYS: &[Key] = &[
         "wal.big_batch_bytes_min",
         Kind::Bytes { min: 256 * KIB, max: TIB, unlimited: true, multiple_of: 1 },
         "1MiB",
-        "bytes queued for one partition from which on its batches are written to its segment at once, and not \
-         to the ring before; unlimited switches this off",
+        "bytes queued for one partition from which on its batches are written to its segment at once, and \
+         not to the ring before; unlimited switches this off",
     ),
     restart(
         "memory.budget_bytes",
