@@ -263,6 +263,45 @@ mod tests {
     }
 
     #[test]
+    fn groups_have_the_published_shape() {
+        use kafka_protocol::messages::{
+            consumer_group_heartbeat_request as beat, join_group_request as join,
+            leave_group_request as leave, offset_commit_request as commit, offset_delete_request as delete,
+            offset_fetch_request as fetch, sync_group_request as sync,
+        };
+        let group = || GroupId(text("group"));
+        let protocol = join::JoinGroupRequestProtocol::default().with_name(text("range"));
+        let joins = JoinGroupRequest::default()
+            .with_group_id(group())
+            .with_protocols(vec![protocol.clone(), protocol]);
+        fits(11, &joins);
+        fits(12, &HeartbeatRequest::default().with_group_id(group()).with_member_id(text("m")));
+        fits(13, &LeaveGroupRequest::default().with_member_id(text("m")));
+        fits(13, &LeaveGroupRequest::default().with_members(vec![leave::MemberIdentity::default(); 2]));
+        let assigned =
+            sync::SyncGroupRequestAssignment::default().with_assignment(Bytes::from_static(b"all"));
+        fits(14, &SyncGroupRequest::default().with_assignments(vec![assigned; 2]));
+        let topic = commit::OffsetCommitRequestTopic::default().with_partitions(vec![Default::default(); 2]);
+        fits(8, &OffsetCommitRequest::default().with_group_id(group()).with_topics(vec![topic; 2]));
+        let topic = fetch::OffsetFetchRequestTopic::default().with_partition_indexes(vec![1, 2]);
+        fits(9, &OffsetFetchRequest::default().with_group_id(group()).with_topics(Some(vec![topic; 2])));
+        let topic = fetch::OffsetFetchRequestTopics::default().with_partition_indexes(vec![1, 2]);
+        let asked = fetch::OffsetFetchRequestGroup::default().with_topics(Some(vec![topic; 2]));
+        fits(9, &OffsetFetchRequest::default().with_groups(vec![asked; 2]));
+        fits(10, &FindCoordinatorRequest::default().with_key(text("group")));
+        fits(10, &FindCoordinatorRequest::default().with_coordinator_keys(vec![text("group"); 2]));
+        fits(15, &DescribeGroupsRequest::default().with_groups(vec![group(); 2]));
+        fits(16, &ListGroupsRequest::default());
+        fits(16, &ListGroupsRequest::default().with_states_filter(vec![text("Stable"); 2]));
+        fits(42, &DeleteGroupsRequest::default().with_groups_names(vec![group(); 2]));
+        let topic = delete::OffsetDeleteRequestTopic::default().with_partitions(vec![Default::default(); 2]);
+        fits(47, &OffsetDeleteRequest::default().with_group_id(group()).with_topics(vec![topic; 2]));
+        let owned = beat::TopicPartitions::default().with_partitions(vec![1, 2]);
+        fits(68, &ConsumerGroupHeartbeatRequest::default().with_topic_partitions(Some(vec![owned; 2])));
+        fits(69, &ConsumerGroupDescribeRequest::default().with_group_ids(vec![group(); 2]));
+    }
+
+    #[test]
     fn topics_have_the_published_shape() {
         use kafka_protocol::messages::create_topics_request as create;
         let name = || TopicName(text("topic"));
