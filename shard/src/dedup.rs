@@ -83,8 +83,8 @@ impl Producers {
         self.by_id.contains_key(&producer)
     }
 
-    /// The sequence that is meant by one that counts in 31 bits and begins again at 0: the one nearest to what
-    /// comes next.
+    /// The sequence that is meant by one that counts in 31 bits and begins again at 0: the one nearest to
+    /// what comes next.
     pub(crate) fn widen(&self, producer: ProducerId, epoch: u16, narrow: i64) -> i64 {
         let known = self.by_id.get(&producer).filter(|known| known.epoch == epoch);
         let next = known.and_then(|known| known.batches.back()).map_or(0, Remembered::end);

@@ -177,7 +177,7 @@ pub const KEYS: &[Key] = &[
         "kafka.addressing",
         Kind::Choice(&["shard", "node"]),
         "shard",
-        "shard shows each shard as a broker that leads its partitions; node shows one broker at the node port",
+        "shard shows each shard as a broker that leads its partitions; node shows one at the node port",
     ),
     restart(
         "kafka.rack",

@@ -63,7 +63,8 @@ impl Context {
         self.call(call).await
     }
 
-    /// Compares what a client takes for the epoch of a partition's leader with the truth; -1 = it does not say.
+    /// Compares what a client takes for the epoch of a partition's leader with the truth; -1 = it does not
+    /// say.
     pub(crate) async fn check_epoch(
         &self,
         partition: PartitionId,

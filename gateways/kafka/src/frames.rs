@@ -39,8 +39,8 @@ fn corrupt(header: &FrameHeader, why: impl std::fmt::Display) -> Refusal {
     Refusal::at(ErrorCode::CorruptRange, header.end_offset(), format!("{why}: read on behind it"))
 }
 
-/// Adds a frame's batch: at most `bytes_max` bytes, whatever its size if `is_first`. False if there is no room
-/// for it.
+/// Adds a frame's batch: at most `bytes_max` bytes, whatever its size if `is_first`. False if there is no
+/// room for it.
 pub(crate) fn push_batch(
     records: &mut Records,
     frame: &StoredFrame,

@@ -71,7 +71,7 @@ fn say_ready(listeners: &[BoundListener], http: &[SocketAddr], output: &Output) 
         native.iter().flat_map(|listener| &listener.shards).map(|(_, address)| address.to_string()).collect();
     output.say(
         &line,
-        &json!({ "ready": true, "native": native_first, "http": http_first, "kafka": kafka_first, "shards": shards,
-                 "pid": std::process::id() }),
+        &json!({ "ready": true, "native": native_first, "http": http_first, "kafka": kafka_first,
+                 "shards": shards, "pid": std::process::id() }),
     )
 }

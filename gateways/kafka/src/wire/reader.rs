@@ -1,6 +1,6 @@
 //! Reading primitives in place. Every length is compared with what is left before it is used; nothing is
-//! allocated for an announced number. Bytes behind the last field of a request are passed over, as Kafka does:
-//! librdkafka 2.16 sends three of them with a Metadata request for all topics.
+//! allocated for an announced number. Bytes behind the last field of a request are passed over, as Kafka
+//! does: librdkafka 2.16 sends three of them with a Metadata request for all topics.
 
 use bytes::Bytes;
 

@@ -48,7 +48,8 @@ pub(super) async fn partition(
     fetched
 }
 
-/// What a refusal is called in a fetch. A damaged range is told to the application, which may go on behind it.
+/// What a refusal is called in a fetch. A damaged range is told to the application, which may go on
+/// behind it.
 pub(super) fn error_of(refusal: &Refusal) -> ResponseError {
     match refusal.code {
         ErrorCode::CorruptRange | ErrorCode::CorruptBatch => ResponseError::CorruptMessage,

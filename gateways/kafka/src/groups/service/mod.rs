@@ -1,6 +1,6 @@
 //! Groups on the shard that owns their names: messages in, answers out, what must survive a restart into
-//! registers. Owns which group a question is for, when groups are made and forgotten, and that an answer which
-//! tells of something durable waits until it is.
+//! registers. Owns which group a question is for, when groups are made and forgotten, and that an answer
+//! which tells of something durable waits until it is.
 
 mod answer;
 mod offset_calls;
