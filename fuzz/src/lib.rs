@@ -166,10 +166,10 @@ pub fn engine_snapshot(bytes: &[u8]) {
 pub fn engine_note(bytes: &[u8]) {
     let mut engine = engine();
     let (kind, payload) = bytes.split_first().map_or((0, bytes), |(kind, rest)| (*kind, rest));
-    engine.replay_note(kind, payload);
+    let _ = engine.replay_note(kind, payload);
     let header = FrameHeader { partition: PartitionId::METADATA.0, offset_span: 1, ..FrameHeader::default() };
     let header = FrameHeader { format: frame::format::METADATA, ..header };
-    engine.replay_frame(&header, &Bytes::copy_from_slice(payload));
+    let _ = engine.replay_frame(&header, &Bytes::copy_from_slice(payload));
 }
 
 /// A configuration file.

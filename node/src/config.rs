@@ -32,6 +32,11 @@ pub struct NodeConfig {
     pub topic_partitions_default: u32,
     /// State machines of gateways; every shard gets one of each.
     pub services: Vec<Arc<dyn ServiceFactory>>,
+    /// Time between two looks of a shard at what retention may remove.
+    pub retention_interval: Duration,
+    /// Accepts that changes of topics were lost to damage: topics stay as they were before the gap, and can
+    /// be changed again. For one start, by an operator who knows what is missing.
+    pub accept_metadata_loss: bool,
     /// Facts added to what the node says about itself.
     pub facts: Vec<(String, String)>,
     /// Defects of the engine, for tests. Those of the log are in `store`.
@@ -61,6 +66,8 @@ impl NodeConfig {
             topic_defaults: Vec::new(),
             topic_partitions_default: 1,
             services: Vec::new(),
+            retention_interval: Duration::from_secs(30),
+            accept_metadata_loss: false,
             facts: Vec::new(),
             #[cfg(feature = "planted-bugs")]
             planted: martlet_shard::engine::PlantedBugs::default(),

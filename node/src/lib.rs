@@ -37,3 +37,7 @@ pub use martlet_wal::config::{Geometry, StoreConfig};
 pub use seat::{ShardSeat, build};
 pub use stats::{NodeStats, ShardStats};
 pub use threads::{DriverFactory, Node};
+
+/// Whether the log or the engine has planted bugs compiled in. The product refuses to be built with them.
+pub const HAS_PLANTED_BUGS: bool =
+    martlet_wal::config::HAS_PLANTED_BUGS || martlet_shard::engine::HAS_PLANTED_BUGS;

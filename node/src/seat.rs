@@ -212,6 +212,8 @@ impl Start {
             random: u128::from(self.runtime.random()) << 64 | u128::from(self.runtime.random()),
             topic_defaults: self.config.topic_defaults.clone(),
             topic_partitions_default: self.config.topic_partitions_default,
+            retention_interval: self.config.retention_interval,
+            accept_metadata_loss: self.config.accept_metadata_loss,
             #[cfg(feature = "planted-bugs")]
             planted: self.config.planted,
             ..EngineConfig::new(self.shard, self.config.shards)

@@ -238,10 +238,12 @@ pub(crate) async fn open(
         Recovery::open(log.wal, None, config.store)
     };
     let opened = drive(runtime, pump, &mut Opening { recovery, engine }).await.map_err(storage)?;
+    // Why a log could not be made is told before that there is nothing to lock.
+    let opened = opened.map_err(|error| storage(error.to_string()))?;
     if log.is_new {
         lock(runtime, pump, config, log.wal).await?;
     }
-    opened.map_err(|error| storage(error.to_string()))
+    Ok(opened)
 }
 
 async fn lock(runtime: &Runtime, pump: &Pump, config: &NodeConfig, wal: WalId) -> Result<(), NodeError> {
@@ -310,8 +312,12 @@ pub(crate) fn replay_item(engine: &mut Engine, item: ReplayItem) -> Result<(), S
             let recovered = engine.recover(&snapshot);
             recovered.map_err(|refusal| format!("the engine's state in the checkpoint: {refusal}"))?;
         }
-        ReplayItem::Frame(header, body) => engine.replay_frame(&header, &body),
-        ReplayItem::Note(kind, payload) => engine.replay_note(kind, &payload),
+        ReplayItem::Frame(header, body) => {
+            engine.replay_frame(&header, &body).map_err(|refusal| refusal.to_string())?;
+        }
+        ReplayItem::Note(kind, payload) => {
+            engine.replay_note(kind, &payload).map_err(|refusal| refusal.to_string())?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Bytes of snapshots, notes and metadata commands: little varints and length-prefixed strings. Every read is
 //! checked against what is left; must never trust a count before the bytes behind it are there.
 
+use martlet_core::{ErrorCode, Refusal};
+
 /// Appends values to bytes.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
@@ -55,6 +57,17 @@ pub(crate) enum CodecError {
     Tag(u8),
     #[error("bytes are left over")]
     Trailing,
+}
+
+impl CodecError {
+    /// `what` was not understood.
+    pub(crate) fn refusal(self, what: &str) -> Refusal {
+        let code = match self {
+            CodecError::Version(_) | CodecError::Tag(_) => ErrorCode::UnsupportedVersion,
+            _ => ErrorCode::Internal,
+        };
+        Refusal::new(code, format!("{what} cannot be read: {self}"))
+    }
 }
 
 /// Takes values from bytes.

@@ -43,10 +43,15 @@ pub struct EngineConfig {
     pub topic_defaults: Vec<(String, String)>,
     /// Partitions of a topic that is created with 0.
     pub topic_partitions_default: u32,
+    /// Shard 0 accepts that commands of the metadata were lost: see `finish_recovery`.
+    pub accept_metadata_loss: bool,
     /// Planted bugs, all off by default.
     #[cfg(feature = "planted-bugs")]
     pub planted: PlantedBugs,
 }
+
+/// Whether planted bugs are compiled in. The product refuses to be built with them.
+pub const HAS_PLANTED_BUGS: bool = cfg!(feature = "planted-bugs");
 
 /// Switches for the simulator, which must catch each of them.
 #[cfg(feature = "planted-bugs")]
@@ -75,6 +80,7 @@ impl EngineConfig {
             metadata_log_bytes_max: 8 * 1024 * 1024,
             topic_defaults: Vec::new(),
             topic_partitions_default: 1,
+            accept_metadata_loss: false,
             #[cfg(feature = "planted-bugs")]
             planted: PlantedBugs::default(),
         }

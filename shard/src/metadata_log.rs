@@ -77,6 +77,11 @@ impl MetadataLog {
         self.damage.get_or_insert(why);
     }
 
+    /// Commands are taken again in spite of what was missing.
+    pub(crate) fn accept_damage(&mut self) -> Option<String> {
+        self.damage.take()
+    }
+
     pub(crate) fn owe_snapshot(&mut self) {
         self.owes_snapshot = true;
     }
@@ -280,27 +285,35 @@ impl Engine {
     }
 
     /// The command of a frame that recovery found.
-    pub(crate) fn replay_command(&mut self, body: &[u8]) {
+    pub(crate) fn replay_command(&mut self, body: &[u8]) -> Result<(), Refusal> {
         let (index, command) = match Command::decode(body) {
             Ok(decoded) => decoded,
-            Err(refusal) => return self.metadata_log.set_damage(refusal.detail),
+            // What a newer build wrote is not guessed at: nothing is served until that build runs again.
+            Err(refusal) if refusal.code == ErrorCode::UnsupportedVersion => return Err(refusal),
+            Err(refusal) => {
+                self.metadata_log.set_damage(refusal.detail);
+                return Ok(());
+            }
         };
         let applied = self.metadata.applied();
         if index <= applied {
-            return;
+            return Ok(());
         }
-        if index != applied + 1 && !matches!(command, Command::Snapshot(_)) {
+        if matches!(command, Command::Snapshot(_)) {
+            // All of the state: what was missing before it is missing no more, or was accepted.
+            self.metadata_log.accept_damage();
+        } else if index != applied + 1 {
             self.metadata_log.set_damage(format!(
                 "the metadata lost commands {} to {}: topics are served as they were before them and \
-                 cannot be \
-                 changed; restore the metadata",
+                 cannot be changed; restore the metadata, or start once with the loss accepted",
                 applied + 1,
                 index - 1
             ));
-            return;
+            return Ok(());
         }
         // A command that was refused is refused again.
         let _ = self.metadata.apply(index, command);
+        Ok(())
     }
 
     pub(crate) fn metadata_damage(&self) -> Option<&str> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use martlet_core::frame::format;
 use martlet_core::limits::SEGMENT_BYTES_DEFAULT;
-use martlet_core::{FrameHeader, Lsn, Now, PartitionId, Refusal, ShardId};
+use martlet_core::{ErrorCode, FrameHeader, Lsn, Now, PartitionId, Refusal, ShardId};
 
 use crate::cursor::CursorNote;
 use crate::dedup::Sequence;
@@ -23,7 +23,7 @@ use crate::snapshot::Snapshot;
 
 impl Engine {
     /// # Errors
-    /// The snapshot is of an unknown version or damaged.
+    /// The snapshot, or a command in it, is of an unknown version, or the snapshot is damaged.
     pub fn recover(&mut self, snapshot: &[u8]) -> Result<(), Refusal> {
         let snapshot = Snapshot::decode(snapshot)?;
         self.metadata = snapshot.metadata.unwrap_or_default();
@@ -33,17 +33,20 @@ impl Engine {
             self.metadata_log.set_damage(why);
         }
         for command in &snapshot.commands {
-            self.replay_command(command);
+            self.replay_command(command)?;
         }
         Ok(())
     }
 
     /// A frame after the snapshot. `body` is needed for frames of format METADATA only, else it may be empty.
     /// What is known already is ignored.
-    pub fn replay_frame(&mut self, header: &FrameHeader, body: &[u8]) {
+    ///
+    /// # Errors
+    /// A metadata command of an unknown version: the broker must not start.
+    pub fn replay_frame(&mut self, header: &FrameHeader, body: &[u8]) -> Result<(), Refusal> {
         let memory = self.recovered.entry(PartitionId(header.partition)).or_default();
         if header.base_offset < memory.next_offset {
-            return;
+            return Ok(());
         }
         memory.next_offset = header.end_offset();
         memory.broker_time = memory.broker_time.max(header.broker_time);
@@ -58,30 +61,30 @@ impl Engine {
             memory.producers.stage(sequence, header.base_offset, time, Lsn(0), durable);
         }
         if header.format == format::METADATA && PartitionId(header.partition) == PartitionId::METADATA {
-            self.replay_command(body);
+            self.replay_command(body)?;
         }
+        Ok(())
     }
 
     /// A note after the snapshot.
-    pub fn replay_note(&mut self, kind: u8, payload: &[u8]) {
+    ///
+    /// # Errors
+    /// A kind or version that this build does not know: the broker must not start, or what the note says
+    /// would be forgotten.
+    pub fn replay_note(&mut self, kind: u8, payload: &[u8]) -> Result<(), Refusal> {
         if kind == NoteKind::Register as u8 {
-            match RegisterNote::decode(payload) {
-                Ok(note) => self.registers.apply(&note),
-                Err(error) => self.problems.push(format!("a register's note cannot be read: {error}")),
-            }
-            return;
+            let note = RegisterNote::decode(payload).map_err(|error| error.refusal("a register's note"))?;
+            self.registers.apply(&note);
+            return Ok(());
         }
         if kind != NoteKind::Cursor as u8 {
-            self.problems.push(format!("a note of kind {kind} is unknown to this build: upgrade martlet"));
-            return;
+            let detail = format!("a note of kind {kind} is unknown to this build: upgrade martlet");
+            return Err(Refusal::new(ErrorCode::UnsupportedVersion, detail));
         }
-        match CursorNote::decode(payload) {
-            Ok(note) => {
-                let memory = self.recovered.entry(note.partition).or_default();
-                memory.cursors.replay(note.name, note.offset);
-            }
-            Err(error) => self.problems.push(format!("a cursor's note cannot be read: {error}")),
-        }
+        let note = CursorNote::decode(payload).map_err(|error| error.refusal("a cursor's note"))?;
+        let memory = self.recovered.entry(note.partition).or_default();
+        memory.cursors.replay(note.name, note.offset);
+        Ok(())
     }
 
     /// Opens partitions that are missing in the log, drops those whose topic is deleted. On shard 0 the
@@ -95,7 +98,12 @@ impl Engine {
             let known = self.recovered.get(&PartitionId::METADATA).map_or(0, |memory| memory.next_offset);
             self.open(log, PartitionId::METADATA, None);
             self.metadata_is_known = true;
-            if log.extent(PartitionId::METADATA).is_some_and(|extent| extent.next_offset > known) {
+            if self.config.accept_metadata_loss
+                && let Some(damage) = self.metadata_log.accept_damage()
+            {
+                self.problems.push(format!("accepted: {damage}"));
+                self.lose_commands();
+            } else if log.extent(PartitionId::METADATA).is_some_and(|extent| extent.next_offset > known) {
                 self.lose_commands();
             }
             let applied = self.metadata.applied();

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use martlet_core::{ErrorCode, PartitionId, Refusal, ShardId};
+use martlet_core::{PartitionId, Refusal, ShardId};
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::engine::Engine;
@@ -31,9 +31,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, Refusal> {
-        read(bytes).map_err(|error| {
-            Refusal::new(ErrorCode::Internal, format!("the engine's snapshot cannot be read: {error}"))
-        })
+        read(bytes).map_err(|error| error.refusal("the engine's snapshot"))
     }
 
     fn encode(&self) -> Vec<u8> {

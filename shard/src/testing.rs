@@ -89,8 +89,8 @@ impl MemoryLog {
     pub fn replay(&self, engine: &mut Engine, start: usize) {
         for record in &self.records[start.min(self.records.len())..] {
             match record {
-                Record::Frame(header, body) => engine.replay_frame(header, body),
-                Record::Note(kind, payload) => engine.replay_note(*kind as u8, payload),
+                Record::Frame(header, body) => engine.replay_frame(header, body).unwrap(),
+                Record::Note(kind, payload) => engine.replay_note(*kind as u8, payload).unwrap(),
                 Record::Open(_) | Record::Drop(_) | Record::Trim(..) | Record::Skip(..) => {}
             }
         }

@@ -89,6 +89,9 @@ impl StoreConfig {
     }
 }
 
+/// Whether planted bugs are compiled in. The product refuses to be built with them.
+pub const HAS_PLANTED_BUGS: bool = cfg!(feature = "planted-bugs");
+
 /// Defects for tests. Compiled out of the product.
 #[cfg(feature = "planted-bugs")]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -27,6 +27,10 @@ pub struct SimConfig {
     pub step_ns: (u64, u64),
     /// Names the kind of a file, for the table of faults.
     pub place_of: fn(&Path) -> Place,
+    /// Keeps the bounds of every write that stands, so that each [`super::Corruption`] says what it touched.
+    pub remember_writes: bool,
+    /// Is told every fault as it happens, with the time in nanoseconds.
+    pub narrator: Option<fn(u64, &str)>,
 }
 
 impl SimConfig {
@@ -44,6 +48,8 @@ impl SimConfig {
             connect_timeout_ms: 2_000,
             step_ns: (500, 5_000),
             place_of,
+            remember_writes: false,
+            narrator: None,
         }
     }
 

@@ -49,6 +49,13 @@ impl Coverage {
     }
 }
 
+/// A write whose bytes stand.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    end: u64,
+    write: WriteId,
+}
+
 /// What a power loss did to one file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct CrashDamage {
@@ -73,6 +80,10 @@ pub(crate) struct DiskFile {
     atomic: BTreeSet<WriteId>,
     /// Pages that take space.
     allocated: BTreeSet<u64>,
+    /// Remembered writes, by where they begin; they do not overlap.
+    extents: BTreeMap<u64, Extent>,
+    /// Where the rest of a write that was cut short will go on.
+    cut_short: Option<(u64, WriteId)>,
 }
 
 impl DiskFile {
@@ -104,6 +115,54 @@ impl DiskFile {
     pub(crate) fn apply(&mut self, write: WriteId, offset: u64, data: &Bytes) {
         self.in_flight.remove(&write);
         self.stage(write, offset, data);
+    }
+
+    /// The bytes of a write that is under way, as they were when it was submitted.
+    pub(crate) fn submitted(&self, write: WriteId) -> Option<Bytes> {
+        self.in_flight.get(&write).map(|(_, data)| data.clone())
+    }
+
+    /// Keeps the bounds of a write that was carried out, the rest of one that was cut short with its
+    /// beginning. The number of the whole write is the result.
+    pub(crate) fn remember(&mut self, write: WriteId, offset: u64, length: u64, is_cut: bool) -> WriteId {
+        let end = offset + length;
+        let begun = self.cut_short.take().filter(|(at, _)| *at == offset).map(|(_, begun)| begun);
+        let overlapping = self.overlapping(offset, length);
+        for (start, _) in overlapping {
+            self.extents.remove(&start);
+        }
+        let whole = begun.unwrap_or(write);
+        let before = self.extents.range_mut(..offset).next_back().map(|(_, extent)| extent);
+        match before.filter(|extent| extent.end == offset && extent.write == whole) {
+            Some(extent) => extent.end = end,
+            None if length > 0 => {
+                self.extents.insert(offset, Extent { end, write: whole });
+            }
+            None => {}
+        }
+        self.cut_short = is_cut.then_some((end, whole));
+        whole
+    }
+
+    /// Whether a write at `offset` is the rest of one that was cut short.
+    pub(crate) fn goes_on_at(&self, offset: u64) -> bool {
+        self.cut_short.is_some_and(|(at, _)| at == offset)
+    }
+
+    fn overlapping(&self, offset: u64, length: u64) -> Vec<(u64, Extent)> {
+        let before_end = self.extents.range(..offset + length).rev();
+        before_end.take_while(|(_, extent)| extent.end > offset).map(|(at, extent)| (*at, *extent)).collect()
+    }
+
+    /// The bytes of every remembered write that `offset..offset + length` touches, and the newest of them.
+    pub(crate) fn touched(&self, offset: u64, length: u64) -> (Vec<Bytes>, Option<WriteId>) {
+        let touched = self.overlapping(offset, length);
+        let bytes = |(at, extent): &(u64, Extent)| {
+            let mut bytes = vec![0; (extent.end - at) as usize];
+            self.read(*at, &mut bytes);
+            Bytes::from(bytes)
+        };
+        (touched.iter().map(bytes).collect(), touched.iter().map(|(_, extent)| extent.write).max())
     }
 
     /// The completion of `write` was handed to the program.
@@ -161,6 +220,7 @@ impl DiskFile {
                 self.pending.entry(sector).or_default().push(version);
             }
             self.allocated.retain(|page| page * PAGE_BYTES < length);
+            self.extents.retain(|start, _| *start < length);
         }
         if length != self.length {
             self.change_length(write, length);
@@ -213,8 +273,8 @@ impl DiskFile {
         let per_page = PAGE_BYTES / SECTOR_BYTES;
         let page = sector / per_page;
         let from = ((sector % per_page) * SECTOR_BYTES) as usize;
-        let zeros = data.is_none_or(|data| data.iter().all(|byte| *byte == 0));
-        if zeros && !self.durable.contains_key(&page) {
+        let is_new = !self.durable.contains_key(&page);
+        if is_new && data.is_none_or(|data| data.iter().all(|byte| *byte == 0)) {
             return;
         }
         let page =

@@ -5,22 +5,21 @@ use std::io;
 use std::path::Path;
 
 use bytes::Bytes;
-use martlet_core::Instant;
 
-use super::disk::{PAGE_BYTES, WriteId};
+use super::disk::WriteId;
 use super::fault::{Fault, Place};
 use super::names::{FileNumber, Node, normal};
-use super::world::{Corruption, EventKind, FlightId, MachineId, Resource, World};
+use super::world::{EventKind, FlightId, MachineId, Resource, World};
 use crate::buffer::AlignedBuffer;
 use crate::driver::{Completion, Handle, Op, OpenOptions, Outcome};
 
 /// What a handle of an open file says.
 #[derive(Clone, Copy)]
-struct OpenFile {
-    file: FileNumber,
+pub(crate) struct OpenFile {
+    pub(crate) file: FileNumber,
     direct: bool,
     write: bool,
-    place: Place,
+    pub(crate) place: Place,
 }
 
 fn errno(code: i32) -> io::Error {
@@ -104,14 +103,19 @@ impl World {
             Op::Sync { .. } => random.between(40_000, 150_000),
             _ => random.between(20_000, 200_000),
         };
-        if self.strikes_disk(Fault::SlowDisk, place) {
-            self.happened(Fault::SlowDisk, place);
-            wait += self.randoms.disk.between(1_000_000, 50_000_000);
-        }
+        wait += self.slowness(place);
         if self.strikes_disk(Fault::Reordered, place) {
             wait += self.randoms.disk.between(100_000, 2_000_000);
         }
         wait
+    }
+
+    fn slowness(&mut self, place: Place) -> u64 {
+        if !self.strikes_disk(Fault::SlowDisk, place) {
+            return 0;
+        }
+        self.happened(Fault::SlowDisk, place);
+        self.randoms.disk.between(1_000_000, 50_000_000)
     }
 
     /// A file operation takes effect.
@@ -235,52 +239,50 @@ impl World {
         Ok(read)
     }
 
-    /// Flips one bit of what is at rest. False if that byte is not there, or not yet durable.
-    pub(crate) fn flip(&mut self, machine: MachineId, file: FileNumber, byte: u64) -> bool {
-        let bit = self.randoms.disk.below(8) as u8;
-        let flipped =
-            self.machine(machine).files.file(file).is_some_and(|contents| contents.flip_bit(byte, bit));
-        if flipped {
-            self.corrupted(Fault::CorruptSector, machine, file, byte, 1);
-        }
-        flipped
-    }
-
-    fn corrupted(&mut self, fault: Fault, machine: MachineId, file: FileNumber, offset: u64, length: u64) {
-        let path = self.machine(machine).files.path_of(file);
-        let place = self.place(&path);
-        self.happened(fault, place);
-        self.note(&[offset, length]);
-        self.corruptions.push(Corruption { fault, machine, path, offset, length, at: Instant(self.now) });
-    }
-
     fn finish_write(&mut self, id: FlightId) {
         let Some(flight) = self.flights.get(&id) else { return };
         let Op::Write { file, offset, data, sync } = &flight.op else { return };
         let (machine, place, handle, offset, sync) = (flight.machine, flight.place, *file, *offset, *sync);
-        let (data, write) = (data.clone(), flight.write);
-        let written = self.write(machine, handle, offset, &data, write);
-        let whole = written.as_ref().is_ok_and(|written| *written == data.len());
+        let (length, address, write) = (data.len(), data.as_ptr() as usize, flight.write);
+        let written = match self.submitted(machine, handle, write) {
+            Some(data) => self.write(machine, handle, (offset, address), &data, write),
+            None => Err(errno(libc::EBADF)),
+        };
+        let whole = written.as_ref().is_ok_and(|written| *written == length);
         if sync && whole {
             if self.strikes_disk(Fault::BrokenLink, place) {
                 self.happened(Fault::BrokenLink, place);
                 self.end_write(id, written, None);
                 return;
             }
-            let wait = self.randoms.disk.between(30_000, 120_000);
+            let wait = self.randoms.disk.between(30_000, 120_000) + self.slowness(place);
             self.after(wait, EventKind::LinkedSync(id));
             return;
         }
         self.end_write(id, written, None);
     }
 
+    /// What the disk was given: it must not share the program's buffer, which may be used again.
+    fn submitted(&mut self, machine: MachineId, handle: Handle, write: Option<WriteId>) -> Option<Bytes> {
+        let file = self.open_file(machine, handle).ok()?.file;
+        self.machine(machine).files.file(file)?.submitted(write?)
+    }
+
     /// The second half of a linked pair.
     pub(crate) fn finish_linked_sync(&mut self, id: FlightId) {
         let Some(flight) = self.flights.get_mut(&id) else { return };
         let Op::Write { file, data, .. } = &flight.op else { return };
-        let (machine, handle, length) = (flight.machine, *file, data.len());
+        let (machine, handle, length, write) = (flight.machine, *file, data.len(), flight.write);
         let coverage = flight.coverage.take();
         let synced = self.sync(machine, handle, coverage);
+        if let (Ok(()), Ok(open), Some(write)) = (&synced, self.open_file(machine, handle), write)
+            && self.config.remember_writes
+            && open.place == "ring"
+        {
+            let path = self.machine(machine).files.path_of(open.file);
+            let directory = path.parent().unwrap_or(&path).to_owned();
+            self.newest_synced.insert(directory, write);
+        }
         self.end_write(id, Ok(length), Some(synced));
     }
 
@@ -293,29 +295,31 @@ impl World {
         self.deliver(flight.executor, Completion { token: flight.token, outcome }, write);
     }
 
-    /// Carries out a write: how much of it reaches the file, and which file.
+    /// Carries out a write from `address`: how much of it reaches the file, and which file.
     fn write(
         &mut self,
         machine: MachineId,
         handle: Handle,
-        offset: u64,
+        (offset, address): (u64, usize),
         data: &Bytes,
         write: Option<WriteId>,
     ) -> io::Result<usize> {
         let open = self.open_file(machine, handle)?;
         let Some(write) = write else { return Err(errno(libc::EBADF)) };
         self.note(&[offset, u64::from(martlet_core::checksum::crc32c(data))]);
-        let refused = self.write_refused(machine, open, offset, data);
+        let refused = self.write_refused(machine, open, offset, data.len(), address);
         if let Err(error) = refused {
             // A failed write may still have reached the disk in part.
             let reached =
                 if error.raw_os_error() == Some(libc::EIO) { self.short_count(data.len()) } else { 0 };
             let reached = if reached < data.len() { reached } else { 0 };
             self.put(machine, open.file, write, offset, &data.slice(..reached));
+            self.remember(machine, open.file, write, (offset, reached as u64), false);
             return Err(error);
         }
+        let lie = self.lie(machine, open, offset);
         let mut length = data.len();
-        if self.strikes_disk(Fault::ShortWrite, open.place) {
+        if lie.is_none() && self.strikes_disk(Fault::ShortWrite, open.place) {
             length = self.short_count(length);
             if length < data.len() {
                 self.happened(Fault::ShortWrite, open.place);
@@ -330,15 +334,13 @@ impl World {
                 return Err(errno(libc::ENOSPC));
             }
         }
-        // What the disk keeps must not share the program's buffer, which it may use again.
-        let stored = Bytes::copy_from_slice(&data[..length]);
-        if self.strikes_disk(Fault::LostWrite, open.place) {
-            self.lose(machine, open.file, write, offset, length as u64);
-        } else if self.strikes_disk(Fault::Misdirected, open.place) {
-            self.misdirect(machine, open.file, write, offset, &stored);
-        } else {
-            self.put(machine, open.file, write, offset, &stored);
+        let stored = data.slice(..length);
+        match lie.filter(|_| length == data.len()) {
+            Some(Fault::Misdirected) => self.misdirect(machine, open.file, write, offset, &stored),
+            Some(fault) => self.lose(fault, (machine, open.file), write, offset, &stored),
+            None => self.put(machine, open.file, write, offset, &stored),
         }
+        self.remember(machine, open.file, write, (offset, length as u64), length < data.len());
         Ok(length)
     }
 
@@ -347,18 +349,19 @@ impl World {
         machine: MachineId,
         open: OpenFile,
         offset: u64,
-        data: &Bytes,
+        length: usize,
+        address: usize,
     ) -> io::Result<()> {
         if !open.write {
             return Err(errno(libc::EBADF));
         }
-        self.check_alignment(open, offset, data.len(), data.as_ptr() as usize)?;
+        self.check_alignment(open, offset, length, address)?;
         if self.strikes_disk(Fault::WriteError, open.place) {
             self.happened(Fault::WriteError, open.place);
             return Err(errno(libc::EIO));
         }
         let missing = match self.machine(machine).files.file(open.file) {
-            Some(contents) => !contents.missing_pages(offset, data.len() as u64).is_empty(),
+            Some(contents) => !contents.missing_pages(offset, length as u64).is_empty(),
             None => false,
         };
         if missing && self.strikes_disk(Fault::NoSpace, open.place) {
@@ -368,50 +371,17 @@ impl World {
         Ok(())
     }
 
-    fn put(&mut self, machine: MachineId, file: FileNumber, write: WriteId, offset: u64, data: &Bytes) {
+    pub(crate) fn put(
+        &mut self,
+        machine: MachineId,
+        file: FileNumber,
+        write: WriteId,
+        offset: u64,
+        data: &Bytes,
+    ) {
         if let Some(contents) = self.machine(machine).files.file(file) {
             contents.apply(write, offset, data);
         }
-    }
-
-    fn lose(&mut self, machine: MachineId, file: FileNumber, write: WriteId, offset: u64, length: u64) {
-        self.put(machine, file, write, offset, &Bytes::new());
-        if let Some(contents) = self.machine(machine).files.file(file)
-            && contents.length() < offset + length
-        {
-            contents.set_length(write, offset + length);
-        }
-        self.corrupted(Fault::LostWrite, machine, file, offset, length);
-    }
-
-    /// Sends a write to another aligned place, of this or another file.
-    fn misdirect(&mut self, machine: MachineId, file: FileNumber, write: WriteId, offset: u64, data: &Bytes) {
-        let files: Vec<FileNumber> =
-            self.machine(machine).files.names.files().map(|(_, file)| file).collect();
-        let other = files.get(self.randoms.disk.index(files.len())).copied();
-        let victim = if self.randoms.disk.coin() { file } else { other.unwrap_or(file) };
-        let room = self.machine(machine).files.file(victim).map_or(0, |contents| contents.length());
-        let places = room.saturating_sub(data.len() as u64) / PAGE_BYTES + 1;
-        let target = self.randoms.disk.below(places) * PAGE_BYTES;
-        if room < data.len() as u64 || (victim == file && target == offset) {
-            self.put(machine, file, write, offset, data);
-            return;
-        }
-        self.lose(machine, file, write, offset, data.len() as u64);
-        self.counts_misdirected(machine, victim, target, data.len() as u64);
-        if let Some(contents) = self.machine(machine).files.file(victim) {
-            contents.apply(write, target, data);
-            let only_this = contents.coverage(WriteId(0), Some(write));
-            contents.sync(&only_this);
-        }
-    }
-
-    fn counts_misdirected(&mut self, machine: MachineId, victim: FileNumber, offset: u64, length: u64) {
-        // The loss at the right place was recorded as such; tell it by its cause.
-        if let Some(last) = self.corruptions.last_mut() {
-            last.fault = Fault::Misdirected;
-        }
-        self.corrupted(Fault::Misdirected, machine, victim, offset, length);
     }
 
     fn sync(

@@ -28,8 +28,11 @@ impl FileSystem {
     }
 
     pub(crate) fn free_bytes(&self) -> u64 {
-        let used: u64 = self.files.values().map(DiskFile::allocated_bytes).sum();
-        self.capacity_bytes.saturating_sub(used)
+        self.capacity_bytes.saturating_sub(self.used_bytes())
+    }
+
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.files.values().map(DiskFile::allocated_bytes).sum()
     }
 
     /// Whether opening so would make a new name.

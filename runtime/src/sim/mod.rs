@@ -10,6 +10,7 @@ mod driver;
 mod fault;
 mod file_ops;
 mod files;
+mod lies;
 mod names;
 mod network;
 mod network_ops;

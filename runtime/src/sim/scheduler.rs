@@ -316,6 +316,12 @@ impl SimWorld {
         self.world.borrow_mut().machine(machine).files.set_capacity(bytes);
     }
 
+    /// Space in use on a machine's disk.
+    #[must_use]
+    pub fn disk_used_bytes(&self, machine: MachineId) -> u64 {
+        self.world.borrow_mut().machine(machine).files.used_bytes()
+    }
+
     /// Where disks have lied so far.
     #[must_use]
     pub fn corruptions(&self) -> Vec<Corruption> {

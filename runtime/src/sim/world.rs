@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use martlet_core::{Instant, Now, WallTime};
 
 use super::config::SimConfig;
@@ -39,6 +40,11 @@ pub struct Corruption {
     pub offset: u64,
     pub length: u64,
     pub at: Instant,
+    /// Bytes of the writes that it touched, whole and as they were before, if the world remembers writes.
+    pub touched: Vec<Bytes>,
+    /// It touched the newest synced write of a ring or what came after it: one node cannot tell that from a
+    /// torn write.
+    pub is_tail: bool,
 }
 
 pub(crate) type FlightId = u64;
@@ -221,6 +227,8 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) counts: FaultCounts,
     pub(crate) corruptions: Vec<Corruption>,
+    /// The newest synced write of every directory with a ring; see [`Corruption::is_tail`].
+    pub(crate) newest_synced: BTreeMap<PathBuf, WriteId>,
 }
 
 impl World {
@@ -252,6 +260,7 @@ impl World {
             network: Network::default(),
             counts: FaultCounts::default(),
             corruptions: Vec::new(),
+            newest_synced: BTreeMap::new(),
         }
     }
 
@@ -302,7 +311,15 @@ impl World {
     }
 
     pub(crate) fn happened(&mut self, fault: Fault, place: Place) {
-        self.counts.add(fault, place, 1);
+        self.count(fault, place, 1);
+    }
+
+    fn count(&mut self, fault: Fault, place: Place, times: u64) {
+        self.counts.add(fault, place, times);
+        if let Some(narrator) = self.config.narrator.filter(|_| times > 0) {
+            let times = if times == 1 { String::new() } else { format!(" x {times}") };
+            narrator(self.now, &format!("{fault} at {place}{times}"));
+        }
     }
 
     /// Draws whether `fault` strikes an operation of the disk. What is drawn is counted by the caller, once
@@ -510,8 +527,8 @@ impl World {
         }
         for (path, damage) in damage {
             let place = self.place(&path);
-            self.counts.add(Fault::LostUnsynced, place, damage.lost);
-            self.counts.add(Fault::Torn, place, damage.torn);
+            self.count(Fault::LostUnsynced, place, damage.lost);
+            self.count(Fault::Torn, place, damage.torn);
         }
     }
 }

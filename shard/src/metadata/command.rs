@@ -86,12 +86,7 @@ impl Command {
     /// # Errors
     /// What is wrong with the bytes, with the remedy where there is one.
     pub fn decode(bytes: &[u8]) -> Result<(u64, Command), martlet_core::Refusal> {
-        read(bytes).map_err(|error| {
-            martlet_core::Refusal::new(
-                martlet_core::ErrorCode::Internal,
-                format!("metadata command cannot be read: {error}"),
-            )
-        })
+        read(bytes).map_err(|error| error.refusal("a metadata command"))
     }
 }
 

@@ -76,9 +76,69 @@ fn a_command_waits_until_the_leap_is_in_the_log() {
 fn known_damage_is_remembered_by_a_snapshot() {
     let mut bench = Bench::new();
     bench.topic("kept", 1, &[]);
-    bench.engine.replay_command(b"rot");
+    bench.engine.replay_command(&[1, 0x80]).unwrap();
     let snapshot = bench.engine.snapshot();
     let mut engine = Engine::new(config(), Box::new(AllowAll));
     engine.recover(&snapshot).unwrap();
     assert!(engine.metadata_damage().is_some());
+}
+
+#[test]
+fn what_a_newer_build_wrote_refuses_the_start() {
+    let mut bench = Bench::new();
+    bench.topic("kept", 1, &[]);
+    let newer = [
+        bench.engine.replay_command(&[2, 0, 4]).unwrap_err(),
+        bench.engine.replay_command(&[1, 0, 99]).unwrap_err(),
+        bench.engine.replay_note(77, &[]).unwrap_err(),
+        bench.engine.replay_note(crate::log::NoteKind::Cursor as u8, &[9, 1]).unwrap_err(),
+        bench.engine.recover(&[9]).unwrap_err(),
+    ];
+    for refusal in newer {
+        assert_eq!(refusal.code, ErrorCode::UnsupportedVersion, "{refusal}");
+        assert!(refusal.detail.contains("upgrade"), "{refusal}");
+    }
+    assert!(bench.engine.metadata_damage().is_none());
+}
+
+#[test]
+fn a_gap_that_was_accepted_is_forgotten_for_good() {
+    let mut bench = Bench::new();
+    let kept = bench.topic("kept", 1, &[]);
+    let end = bench.log.end();
+    bench.topic("lost", 1, &[]);
+    let after_lost = bench.log.end();
+    bench.topic("behind", 1, &[]);
+    let mut log = MemoryLog::new();
+    let records = bench.log.records();
+    records[..end].iter().for_each(|record| log.push(record.clone()));
+    let next = records[after_lost..].iter().find_map(|record| match record {
+        Record::Frame(header, _) => Some(header.base_offset),
+        _ => None,
+    });
+    log.push(Record::Skip(PartitionId::METADATA, next.unwrap()));
+    records[after_lost..].iter().for_each(|record| log.push(record.clone()));
+    log.flush();
+    bench.log = log;
+    bench.restart(bench.log.end(), None);
+    let create =
+        |name: &str| Call::TopicCreate { name: name.parse().unwrap(), partitions: 1, settings: Vec::new() };
+    let refused = bench.call(create("refused")).unwrap_err();
+    assert!(refused.detail.contains("loss accepted"), "{refused}");
+
+    // Once, and it stays accepted at later starts, with and without a checkpoint.
+    let log = bench.log.crash(bench.log.end());
+    bench.log = log;
+    bench.engine = Engine::new(EngineConfig { accept_metadata_loss: true, ..config() }, Box::new(AllowAll));
+    bench.log.replay(&mut bench.engine, 0);
+    bench.engine.finish_recovery(&mut bench.log, bench.now);
+    bench.flush();
+    let made = bench.topic("made", 1, &[]);
+    assert!(made[0] > kept[0]);
+    bench.restart(bench.log.end(), None);
+    assert!(bench.engine.metadata_damage().is_none());
+    for name in ["kept", "made"] {
+        assert!(bench.call(Call::TopicDescribe { name: name.parse().unwrap() }).is_ok(), "{name}");
+    }
+    bench.topic("later", 1, &[]);
 }

@@ -179,7 +179,7 @@ fn the_metadata_starts_again_from_a_snapshot_when_its_log_is_long() {
     let frames = bench.log.frames(PartitionId::METADATA).to_vec();
     let mut engine = Engine::new(config(), Box::new(AllowAll));
     for (header, body) in &frames {
-        engine.replay_frame(header, body);
+        engine.replay_frame(header, body).unwrap();
     }
     let recovered = engine.finish_recovery(&mut bench.log, bench.now);
     assert!(recovered.problems.is_empty(), "{:?}", recovered.problems);
@@ -195,8 +195,8 @@ fn a_lost_command_is_told_and_stops_changes_but_not_reads() {
     bench.topic("c", 1, &[]);
     let frames = bench.log.frames(PartitionId::METADATA).to_vec();
     let mut engine = Engine::new(config(), Box::new(AllowAll));
-    engine.replay_frame(&frames[0].0, &frames[0].1);
-    engine.replay_frame(&frames[2].0, &frames[2].1);
+    engine.replay_frame(&frames[0].0, &frames[0].1).unwrap();
+    engine.replay_frame(&frames[2].0, &frames[2].1).unwrap();
     let recovered = engine.finish_recovery(&mut bench.log, bench.now);
     assert!(recovered.problems.iter().any(|problem| problem.contains("restore")), "{:?}", recovered.problems);
     bench.engine = engine;

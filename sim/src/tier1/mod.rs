@@ -24,7 +24,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 #[cfg(feature = "planted-bugs")]
-pub use planted::{Caught, PlantedReport, planted};
+pub use planted::planted;
 
 use table::Table;
 use world::{Outcome, World};

@@ -4,41 +4,7 @@ use super::dice::Dice;
 use super::plan::Plan;
 use super::run_world;
 use super::world::World;
-
-/// One planted bug and the seed that caught it.
-#[derive(Clone, Debug)]
-pub struct Caught {
-    pub bug: &'static str,
-    /// The seed and what it said; `None` if no seed caught the bug.
-    pub by: Option<(u64, String)>,
-}
-
-/// What became of all planted bugs.
-#[derive(Clone, Debug, Default)]
-pub struct PlantedReport {
-    pub bugs: Vec<Caught>,
-}
-
-impl PlantedReport {
-    /// Whether each was caught.
-    #[must_use]
-    pub fn all_caught(&self) -> bool {
-        self.bugs.iter().all(|bug| bug.by.is_some())
-    }
-
-    /// One line a bug.
-    #[must_use]
-    pub fn report(&self) -> String {
-        let line = |bug: &Caught| match &bug.by {
-            Some((seed, what)) => {
-                let what = what.lines().next().unwrap_or_default();
-                format!("planted {:<20} caught at seed {seed}: {what}", bug.bug)
-            }
-            None => format!("planted {:<20} NOT CAUGHT", bug.bug),
-        };
-        self.bugs.iter().map(line).collect::<Vec<_>>().join("\n")
-    }
-}
+use crate::planted::{Caught, PlantedReport};
 
 type Switch = fn(&mut Plan);
 
@@ -55,7 +21,6 @@ const BUGS: [(&str, Switch); 9] = [
 ];
 
 /// Runs at most `seeds_max` seeds for each bug.
-#[must_use]
 pub fn planted(seeds_max: u64) -> PlantedReport {
     let mut report = PlantedReport::default();
     for (bug, switch) in BUGS {
@@ -72,13 +37,4 @@ pub fn planted(seeds_max: u64) -> PlantedReport {
         report.bugs.push(Caught { bug, by });
     }
     report
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn every_planted_bug_is_caught() {
-        let report = super::planted(20_000);
-        assert!(report.all_caught(), "{}", report.report());
-    }
 }

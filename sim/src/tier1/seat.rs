@@ -110,7 +110,13 @@ pub(crate) fn replay(engine: &mut Engine, item: ReplayItem) {
             let recovered = engine.recover(&bytes);
             assert!(recovered.is_ok(), "a snapshot that passed its checksum is read: {recovered:?}");
         }
-        ReplayItem::Frame(header, body) => engine.replay_frame(&header, &body),
-        ReplayItem::Note(kind, payload) => engine.replay_note(kind, &payload),
+        ReplayItem::Frame(header, body) => {
+            let replayed = engine.replay_frame(&header, &body);
+            assert!(replayed.is_ok(), "a frame that passed its checksum is read: {replayed:?}");
+        }
+        ReplayItem::Note(kind, payload) => {
+            let replayed = engine.replay_note(kind, &payload);
+            assert!(replayed.is_ok(), "a note that passed its checksum is read: {replayed:?}");
+        }
     }
 }

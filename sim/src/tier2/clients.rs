@@ -14,14 +14,12 @@ use martlet_client::{ClientError, ConnectConfig, ConsumerConfig, ProducerConfig,
 use martlet_core::native::{RequestCall, ResponseAnswer};
 use martlet_core::{Acks, ErrorCode, Instant, Now};
 use martlet_formats::native::Batch;
+use martlet_runtime::local::Notify;
 use martlet_runtime::sim::SimRandom;
 
 use super::history::{History, Partition, Promise};
 use super::link::Application;
 use super::record::{RecordId, recognize, value_of};
-
-/// Bytes of a record's value, at most.
-pub(crate) const VALUE_BYTES_MAX: u64 = 3_000;
 
 pub(crate) type SharedHistory = Rc<RefCell<History>>;
 
@@ -29,9 +27,11 @@ pub(crate) type SharedHistory = Rc<RefCell<History>>;
 pub(crate) fn connect_config(servers: &[String], seed: u64) -> ConnectConfig {
     let mut config = ConnectConfig::new("");
     config.servers = servers.to_vec();
-    config.connect_timeout = Duration::from_secs(2);
+    config.connect_timeout = Duration::from_millis(500);
     config.request_timeout = Duration::from_secs(5);
     config.keepalive = Duration::from_secs(5);
+    // A healed world is found soon; until then a seed would only wait.
+    config.backoff_max = Duration::from_millis(150);
     config.seed = seed;
     config
 }
@@ -41,6 +41,7 @@ pub(crate) struct ProducerApp {
     core: ProducerCore<Vec<RecordId>>,
     accumulator: Accumulator<Vec<RecordId>>,
     history: SharedHistory,
+    topic: u32,
     random: SimRandom,
     producer: u32,
     next_number: u32,
@@ -49,15 +50,16 @@ pub(crate) struct ProducerApp {
     pause: Duration,
     outstanding: usize,
     pub(crate) stopping: bool,
-    fatal: bool,
+    pub(crate) fatal: bool,
 }
 
 /// Records of one producer that are sent and not settled, at most.
 const OUTSTANDING_MAX: usize = 300;
 
 impl ProducerApp {
+    /// Producer number `producer` of topic number `topic`.
     pub(crate) fn new(
-        topic: &str,
+        (name, topic): (&str, u32),
         config: ProducerConfig,
         producer: u32,
         history: SharedHistory,
@@ -67,12 +69,13 @@ impl ProducerApp {
         Ok(ProducerApp {
             accumulator: Accumulator::new(&config),
             promise: Promise { durable, idempotent: config.idempotent },
-            core: ProducerCore::new(topic, config)?,
+            core: ProducerCore::new(name, config)?,
             history,
+            topic,
             producer,
             next_number: 0,
             next_send: Instant(0),
-            pause: Duration::from_micros(random.between(100, 5_000)),
+            pause: Duration::from_micros(random.between(300, 6_000)),
             random,
             outstanding: 0,
             stopping: false,
@@ -87,15 +90,17 @@ impl ProducerApp {
                 return;
             }
             let id = RecordId { producer: self.producer, number: self.next_number };
-            let value = value_of(id, VALUE_BYTES_MAX);
-            let partition = self.random.below(u64::from(partitions)) as Partition;
-            let record = Record { partition: Some(partition), ..Record::value(&value) };
+            let value = value_of(id);
+            let index = self.random.below(u64::from(partitions)) as u32;
+            let record = Record { partition: Some(index), ..Record::value(&value) };
             match self.accumulator.append(&record, &now) {
                 Ok(appended) => {
                     appended.tag.push(id);
                     self.next_number += 1;
                     self.outstanding += 1;
-                    self.history.borrow_mut().sent(id, partition, self.promise);
+                    let partition = Partition { topic: self.topic, index };
+                    let at_ms = now.instant.0 / 1_000_000;
+                    self.history.borrow_mut().sent(id, partition, self.promise, at_ms);
                 }
                 Err(ClientError::BufferFull) => return,
                 Err(error) => {
@@ -104,6 +109,12 @@ impl ProducerApp {
                 }
             }
         }
+    }
+}
+
+impl ProducerApp {
+    pub(crate) fn is_settled(&self) -> bool {
+        self.outstanding == 0
     }
 }
 
@@ -137,10 +148,7 @@ impl Application for ProducerApp {
                 // A shard that is fenced says so for good; this producer has done its part.
                 ProducerEvent::Fatal(error) => {
                     self.fatal = true;
-                    if !matches!(error.code(), Some(ErrorCode::StorageFenced | ErrorCode::StorageFull)) {
-                        let what = format!("producer {} died: {error}", self.producer);
-                        self.history.borrow_mut().violation(what);
-                    }
+                    report_death(&self.history, self.topic, &format!("producer {}", self.producer), &error);
                 }
             }
         }
@@ -161,12 +169,25 @@ impl Application for ProducerApp {
     }
 }
 
+/// A client cannot go on. Storage may have failed, or its topic may be on its way out; all else is wrong.
+fn report_death(history: &SharedHistory, topic: u32, who: &str, error: &ClientError) {
+    let expected = match error.code() {
+        Some(ErrorCode::StorageFenced | ErrorCode::StorageFull) => true,
+        Some(ErrorCode::UnknownTopic | ErrorCode::UnknownPartition) => !history.borrow().is_there(topic),
+        _ => false,
+    };
+    if !expected {
+        history.borrow_mut().unless_state_is_touched(format!("{who} of topic {topic} died: {error}"));
+    }
+}
+
 /// Reads everything, over and over from its cursor, and moves the cursor.
 pub(crate) struct ConsumerApp {
     core: ConsumerCore,
     history: SharedHistory,
+    topic: u32,
     cursor: Option<String>,
-    commits: BTreeMap<CommitId, Vec<(Partition, u64)>>,
+    commits: BTreeMap<CommitId, Vec<(u32, u64)>>,
     /// The last read: nothing may be missing.
     last: bool,
     next_commit: Instant,
@@ -175,16 +196,18 @@ pub(crate) struct ConsumerApp {
 }
 
 impl ConsumerApp {
+    /// A consumer of topic number `topic`.
     pub(crate) fn new(
-        topic: &str,
+        (name, topic): (&str, u32),
         config: ConsumerConfig,
         last: bool,
         history: SharedHistory,
     ) -> Result<ConsumerApp, ClientError> {
         Ok(ConsumerApp {
             cursor: config.cursor.clone(),
-            core: ConsumerCore::new(topic, config)?,
+            core: ConsumerCore::new(name, config)?,
             history,
+            topic,
             commits: BTreeMap::new(),
             last,
             next_commit: Instant(0),
@@ -195,12 +218,12 @@ impl ConsumerApp {
 
     fn take_batch(&mut self, batch: &martlet_client::core::FetchedBatch) {
         let mut history = self.history.borrow_mut();
-        let partition = batch.partition;
+        let partition = Partition { topic: self.topic, index: batch.partition };
         let Ok(records) = Batch::open(&batch.body, 1 << 20) else {
             return history.violation(format!("a batch of partition {partition} cannot be opened"));
         };
         for (offset, record) in (batch.header.base_offset..).zip(records.records()) {
-            let id = recognize(record.value.unwrap_or_default(), VALUE_BYTES_MAX);
+            let id = recognize(record.value.unwrap_or_default());
             if self.last {
                 if offset >= batch.from {
                     history.read_last(partition, offset, id);
@@ -215,24 +238,28 @@ impl ConsumerApp {
         let mut history = self.history.borrow_mut();
         match problem {
             ClientError::CorruptRange { partition, from, next_offset, .. } if self.last => {
-                history.hole(*partition, *from, *next_offset);
+                let partition = Partition { topic: self.topic, index: *partition };
+                history.hole(partition, *from, *next_offset);
             }
             // While devices fail, a range may be unreadable for a while.
             ClientError::CorruptRange { .. } => {}
-            other if self.last => history.violation(format!("the last read failed: {other}")),
+            other if self.last => {
+                history.unless_state_is_touched(format!("the last read of {} failed: {other}", self.topic));
+            }
             _ => {}
         }
     }
 
     fn commit(&mut self, now: Now) {
         let Some(cursor) = &self.cursor else { return };
-        let positions: Vec<(Partition, u64)> =
-            self.core.positions().filter_map(|(partition, at)| Some((partition, at?))).collect();
+        let positions: Vec<(u32, u64)> =
+            self.core.positions().filter_map(|(index, at)| Some((index, at?))).collect();
         if positions.is_empty() || !self.commits.is_empty() {
             return;
         }
-        for (partition, offset) in &positions {
-            self.history.borrow_mut().cursor_attempted(cursor, *partition, *offset);
+        for (index, offset) in &positions {
+            let partition = Partition { topic: self.topic, index: *index };
+            self.history.borrow_mut().cursor_attempted(cursor, partition, *offset);
         }
         if let Ok(commit) = self.core.commit(&positions, now) {
             self.commits.insert(commit, positions);
@@ -243,11 +270,18 @@ impl ConsumerApp {
         while let Some((commit, result)) = self.core.committed() {
             let moved = self.commits.remove(&commit).unwrap_or_default();
             if let (Ok(()), Some(cursor)) = (result, &self.cursor) {
-                for (partition, offset) in moved {
+                for (index, offset) in moved {
+                    let partition = Partition { topic: self.topic, index };
                     self.history.borrow_mut().cursor_acknowledged(cursor, partition, offset);
                 }
             }
         }
+    }
+}
+
+impl ConsumerApp {
+    pub(crate) fn has_stopped(&self) -> bool {
+        self.is_finished()
     }
 }
 
@@ -277,8 +311,9 @@ impl Application for ConsumerApp {
         }
         self.take_commits();
         if let Some(fatal) = self.core.fatal() {
-            let fatal = format!("a consumer died: {fatal}");
-            self.history.borrow_mut().violation(fatal);
+            if !self.ended {
+                report_death(&self.history, self.topic, "a consumer", fatal);
+            }
             self.ended = true;
         }
         if self.cursor.is_none() || self.stopping {
@@ -296,20 +331,37 @@ impl Application for ConsumerApp {
     }
 }
 
-/// Makes calls one after the other and keeps the answers.
+/// Makes calls one after the other and keeps the answers, for as long as it is wanted.
 pub(crate) struct AdminApp {
     core: AdminCore,
     calls: VecDeque<RequestCall>,
     open: Option<CallId>,
-    pub(crate) answers: Vec<Result<ResponseAnswer, ClientError>>,
-    wanted: usize,
+    answers: VecDeque<Result<ResponseAnswer, ClientError>>,
+    /// Somebody waits for an answer.
+    answered: Notify,
 }
 
 impl AdminApp {
-    pub(crate) fn new(config: ConnectConfig, calls: Vec<RequestCall>) -> Result<AdminApp, ClientError> {
-        let wanted = calls.len();
-        let core = AdminCore::new(config)?;
-        Ok(AdminApp { core, calls: calls.into(), open: None, answers: Vec::new(), wanted })
+    pub(crate) fn new(config: ConnectConfig) -> Result<AdminApp, ClientError> {
+        Ok(AdminApp {
+            core: AdminCore::new(config)?,
+            calls: VecDeque::new(),
+            open: None,
+            answers: VecDeque::new(),
+            answered: Notify::new(),
+        })
+    }
+
+    pub(crate) fn ask(&mut self, call: RequestCall) {
+        self.calls.push_back(call);
+    }
+
+    pub(crate) fn answered(&self) -> Notify {
+        self.answered.clone()
+    }
+
+    pub(crate) fn answer(&mut self) -> Option<Result<ResponseAnswer, ClientError>> {
+        self.answers.pop_front()
     }
 }
 
@@ -332,7 +384,8 @@ impl Application for AdminApp {
         while let Some(AdminEvent::Done { call, result }) = self.core.event() {
             if self.open == Some(call) {
                 self.open = None;
-                self.answers.push(result);
+                self.answers.push_back(result);
+                self.answered.notify_one();
             }
         }
         if self.open.is_none()
@@ -344,6 +397,6 @@ impl Application for AdminApp {
     }
 
     fn is_finished(&self) -> bool {
-        self.answers.len() == self.wanted
+        false
     }
 }

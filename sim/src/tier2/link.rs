@@ -33,13 +33,33 @@ pub(crate) trait Application: 'static {
 }
 
 struct Connection {
-    tasks: Vec<JoinHandle<()>>,
+    _task: AbortOnDrop,
     writable: Notify,
 }
 
+/// An application that runs. Dropping it takes the application away with all its connections.
+pub(crate) struct Driven<A> {
+    pub(crate) application: Rc<RefCell<A>>,
+    wake: Notify,
+    _task: AbortOnDrop,
+}
+
+impl<A: Application> Driven<A> {
+    pub(crate) fn start(runtime: &Runtime, name: &'static str, application: A) -> Driven<A> {
+        let (application, wake) = (Rc::new(RefCell::new(application)), Notify::new());
+        let driven = drive(runtime.clone(), Rc::clone(&application), wake.clone());
+        let task = AbortOnDrop(runtime.spawn(Class::Normal, name, driven));
+        Driven { application, wake, _task: task }
+    }
+
+    /// Lets the application work now.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
 /// Runs `application` until it is finished.
-pub(crate) async fn drive<A: Application>(runtime: Runtime, application: Rc<RefCell<A>>) {
-    let wake = Notify::new();
+async fn drive<A: Application>(runtime: Runtime, application: Rc<RefCell<A>>, wake: Notify) {
     let mut connections: BTreeMap<ConnectionId, Connection> = BTreeMap::new();
     loop {
         let (next, finished) = turn(&runtime, &application, &wake, &mut connections);
@@ -53,9 +73,6 @@ pub(crate) async fn drive<A: Application>(runtime: Runtime, application: Rc<RefC
             }
             None => wake.notified().await,
         }
-    }
-    for connection in connections.values_mut() {
-        connection.tasks.iter_mut().for_each(JoinHandle::abort);
     }
 }
 
@@ -83,13 +100,11 @@ fn turn<A: Application>(
                     connection,
                     address,
                 );
-                let task = runtime.spawn(Class::Normal, "client connection", task);
-                connections.insert(connection, Connection { tasks: vec![task], writable });
+                let task = AbortOnDrop(runtime.spawn(Class::Normal, "client connection", task));
+                connections.insert(connection, Connection { _task: task, writable });
             }
             Action::Close { connection } => {
-                if let Some(mut closed) = connections.remove(&connection) {
-                    closed.tasks.iter_mut().for_each(JoinHandle::abort);
-                }
+                connections.remove(&connection);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The real broker in the simulated world: a node with the native gateway, one executor per shard, and a log
-//! so small that a seed goes round it several times.
+//! The broker in the simulated world: a node of the product with the native gateway, one executor per shard,
+//! and a log so small that a seed goes round it several times.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,26 +10,65 @@ use martlet_gateway_native::NativeGateway;
 use martlet_net::ListenerConfig;
 use martlet_node::{NodeConfig, NodeHandle, Phase, build};
 use martlet_runtime::Class;
-use martlet_runtime::sim::{MachineId, SimWorld};
+use martlet_runtime::sim::{MachineId, SimRandom, SimWorld};
 use martlet_wal::config::{Geometry, StoreConfig};
 
-use super::broker::{Broker, DATA, Health, PORT, Process};
+/// The port the broker listens on.
+pub(crate) const PORT: u16 = 7650;
+/// Where it keeps its data. The directory exists and is durable.
+pub(crate) const DATA: &str = "/data";
+/// Shards a node of the simulator has at most.
+pub(crate) const SHARDS_MAX: u16 = 3;
+
+/// How a running broker fares.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Health {
+    Starting,
+    Ready,
+    /// Running, but takes no writes somewhere.
+    Degraded(String),
+    /// Ended by itself.
+    Ended(Result<(), String>),
+}
+
+/// Sizes of the log, drawn for each seed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogPlan {
+    ring_file_bytes: u64,
+    ring_files: u32,
+    tail_cache_bytes: usize,
+    big_batch_bytes_min: u64,
+}
+
+impl LogPlan {
+    pub(crate) fn draw(random: &mut SimRandom) -> LogPlan {
+        LogPlan {
+            ring_file_bytes: if random.coin() { 128 * 1024 } else { 256 * 1024 },
+            ring_files: random.between(3, 4) as u32,
+            tail_cache_bytes: if random.coin() { 16 * 1024 } else { 128 * 1024 },
+            big_batch_bytes_min: if random.coin() { u64::MAX } else { 24 * 1024 },
+        }
+    }
+}
 
 /// A node of the product.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Node {
-    /// Defects of the log that are switched on.
+    /// Defects of the log and of the engine that are switched on.
     #[cfg(feature = "planted-bugs")]
-    pub planted: martlet_wal::config::PlantedBugs,
+    pub log_bugs: martlet_wal::config::PlantedBugs,
+    #[cfg(feature = "planted-bugs")]
+    pub engine_bugs: martlet_shard::engine::PlantedBugs,
 }
 
-struct NodeProcess {
+/// A node that was started.
+pub(crate) struct Process {
     handle: NodeHandle,
     failure: Rc<RefCell<Option<String>>>,
 }
 
-impl Process for NodeProcess {
-    fn health(&self) -> Health {
+impl Process {
+    pub(crate) fn health(&self) -> Health {
         match self.handle.phase() {
             Phase::Starting => Health::Starting,
             Phase::Stopped => Health::Ended(self.failure.borrow().clone().map_or(Ok(()), Err)),
@@ -42,47 +81,60 @@ impl Process for NodeProcess {
         }
     }
 
-    fn stop(&self) {
+    /// Asks it to drain and end.
+    pub(crate) fn stop(&self) {
         self.handle.stop();
     }
 }
 
 impl Node {
-    fn config(self, shards: u16) -> NodeConfig {
+    fn config(self, shards: u16, log: LogPlan) -> NodeConfig {
         let mut listener = ListenerConfig::native(PORT);
         listener.shard_port_base = Some(PORT + 1);
         let mut config = NodeConfig::new(DATA);
         config.shards = shards;
         config.listeners = vec![listener];
-        config.geometry = Geometry { file_bytes: 256 * 1024, files: 4, block_bytes: 4096 };
+        config.geometry =
+            Geometry { file_bytes: log.ring_file_bytes, files: log.ring_files, block_bytes: 4096 };
         config.store = StoreConfig {
             flush_bytes_max: 32 * 1024,
             staging_bytes_max: 512 * 1024,
-            tail_cache_bytes: 128 * 1024,
+            tail_cache_bytes: log.tail_cache_bytes,
             read_cache_bytes: 64 * 1024,
             settle_run_bytes_min: 16 * 1024,
             settle_job_bytes_max: 64 * 1024,
             settle_in_flight_bytes_max: 256 * 1024,
+            big_batch_bytes_min: log.big_batch_bytes_min,
             segment_bytes: 256 * 1024,
             ballast_bytes: 512 * 1024,
             full_retry_after: Duration::from_millis(100),
             #[cfg(feature = "planted-bugs")]
-            planted: self.planted,
+            planted: self.log_bugs,
             ..StoreConfig::default()
         };
         config.topic_defaults = vec![
             ("segment_bytes".to_owned(), "1MiB".to_owned()),
             ("batch_bytes_max".to_owned(), "64KiB".to_owned()),
         ];
+        config.retention_interval = Duration::from_millis(30);
         config.drain = Duration::from_secs(1);
+        #[cfg(feature = "planted-bugs")]
+        {
+            config.planted = self.engine_bugs;
+        }
         config
     }
-}
 
-impl Broker for Node {
-    fn start(&self, world: &mut SimWorld, machine: MachineId, shards: u16) -> Box<dyn Process> {
+    /// Starts a node on `machine` with `shards` executors.
+    pub(crate) fn start(
+        self,
+        world: &mut SimWorld,
+        machine: MachineId,
+        shards: u16,
+        log: LogPlan,
+    ) -> Process {
         let failure = Rc::new(RefCell::new(None));
-        let (seats, handle) = match build(self.config(shards), vec![Arc::new(NativeGateway::new())]) {
+        let (seats, handle) = match build(self.config(shards, log), vec![Arc::new(NativeGateway::new())]) {
             Ok(built) => built,
             Err(error) => unreachable!("the simulator's configuration is refused: {error}"),
         };
@@ -99,10 +151,6 @@ impl Broker for Node {
             });
             task.detach();
         }
-        Box::new(NodeProcess { handle, failure })
-    }
-
-    fn shards_max(&self) -> u16 {
-        3
+        Process { handle, failure }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use martlet_runtime::sim::{Fault, FaultCounts, Place};
 
 use super::history::Totals;
-use super::run::Outcome;
+use super::run::{EVENTS_MIN, Outcome};
 
 /// What came of many seeds.
 #[derive(Clone, Debug, Default)]
@@ -18,35 +18,68 @@ pub struct Summary {
     pub counts: FaultCounts,
     pub totals: Totals,
     pub events: u64,
-    pub events_min: u64,
+    /// Of seeds that came to their end.
+    pub events_min: Option<u64>,
     pub crashes: u64,
-    pub crashes_min: u32,
+    pub crashes_min: Option<u32>,
     pub starts_failed: u64,
+    /// Seeds whose disks lied.
+    pub corrupt: u64,
     pub refused: Vec<(u64, String)>,
 }
 
 impl Summary {
     pub fn add(&mut self, outcome: Outcome) {
-        let first = self.seeds == 0;
         self.seeds += 1;
         self.counts.merge(&outcome.counts);
         self.totals.add(&outcome.totals);
         self.events += outcome.events;
-        self.events_min = if first { outcome.events } else { self.events_min.min(outcome.events) };
         self.crashes += u64::from(outcome.crashes);
-        self.crashes_min = if first { outcome.crashes } else { self.crashes_min.min(outcome.crashes) };
         self.starts_failed += u64::from(outcome.starts_failed);
+        self.corrupt += u64::from(outcome.is_corrupt);
         if let Some(why) = &outcome.refused {
             self.refused.push((outcome.seed, why.clone()));
+        } else if outcome.violations.is_empty() {
+            // A seed that ended before its time says nothing about how much the others did.
+            self.events_min = Some(self.events_min.unwrap_or(u64::MAX).min(outcome.events));
+            self.crashes_min = Some(self.crashes_min.unwrap_or(u32::MAX).min(outcome.crashes));
         }
         if !outcome.violations.is_empty() {
             self.failed.push(outcome);
         }
     }
+
+    /// What is wrong besides seeds that failed: a seed that did too little, and, if there are many seeds, a
+    /// fault that never struck where it can.
+    #[must_use]
+    pub fn shortcomings(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        // A seed that ends early, refused or failed, is told as such.
+        if let Some(events) = self.events_min.filter(|events| *events < EVENTS_MIN) {
+            found.push(format!("a seed had {events} events, fewer than {EVENTS_MIN}"));
+        }
+        if self.crashes_min.is_some_and(|crashes| crashes < 1) {
+            found.push("a seed had no crash".to_owned());
+        }
+        let (_, empty) = table(&self.counts, self.corrupt > 0);
+        if self.seeds >= SEEDS_THAT_COVER && !empty.is_empty() {
+            found.push(format!("faults that never struck: {}", empty.join(", ")));
+        }
+        found
+    }
 }
 
-/// Runs every seed with `run`, on `jobs` threads. The sum does not depend on their number.
-pub fn run_seeds(seeds: Range<u64>, jobs: usize, run: impl Fn(u64) -> Outcome + Sync) -> Summary {
+/// So many seeds must meet every fault at every place.
+const SEEDS_THAT_COVER: u64 = 2_000;
+
+/// Runs every seed with `run`, on `jobs` threads, and tells `found` each outcome at once. The sum does not
+/// depend on the number of threads.
+pub fn run_seeds(
+    seeds: Range<u64>,
+    jobs: usize,
+    run: impl Fn(u64) -> Outcome + Sync,
+    found: impl Fn(&Outcome) + Sync,
+) -> Summary {
     let next = AtomicU64::new(seeds.start);
     let outcomes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -58,6 +91,7 @@ pub fn run_seeds(seeds: Range<u64>, jobs: usize, run: impl Fn(u64) -> Outcome + 
                         return;
                     }
                     let outcome = super::panics::naming_seed(seed, || run(seed));
+                    found(&outcome);
                     outcomes.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(outcome);
                 }
             });
@@ -79,7 +113,8 @@ fn can_strike(fault: Fault, place: Place) -> bool {
         Fault::Torn | Fault::LostUnsynced | Fault::ShortRead | Fault::ShortWrite => file,
         Fault::ReadError | Fault::WriteError => file,
         Fault::NoSpace | Fault::CorruptSector | Fault::Misdirected | Fault::LostWrite => file,
-        Fault::BrokenLink => file,
+        // A segment's runs are written first and synced apart: there is no link to break.
+        Fault::BrokenLink => file && place != "segment",
         Fault::SyncError | Fault::VolatileName | Fault::NoInode => file || place == "directory",
         Fault::Reordered | Fault::SlowDisk => place == "ring" || place == "segment",
         Fault::ShortSend | Fault::ShortReceive | Fault::Cut | Fault::HalfOpen => {
@@ -100,12 +135,12 @@ const TABLES: [&[Place]; 3] = [
     &["machine", "clock"],
 ];
 
-/// The table fault by place. `-` marks what cannot strike there; the second value counts cells that should
-/// not be empty and are.
+/// The table fault by place. `-` marks what cannot strike there; the second value names cells that should not
+/// be empty and are.
 #[must_use]
-pub fn table(counts: &FaultCounts, corruption: bool) -> (String, usize) {
+pub fn table(counts: &FaultCounts, corruption: bool) -> (String, Vec<String>) {
     let mut text = String::new();
-    let mut empty = 0;
+    let mut empty = Vec::new();
     for places in TABLES {
         let _ = write!(text, "{:<16}", "");
         places.iter().for_each(|place| {
@@ -121,7 +156,9 @@ pub fn table(counts: &FaultCounts, corruption: bool) -> (String, usize) {
             for place in places {
                 let times = counts.at(fault, place);
                 if can_strike(fault, place) || times > 0 {
-                    empty += usize::from(times == 0);
+                    if times == 0 {
+                        empty.push(format!("{fault} × {place}"));
+                    }
                     let _ = write!(text, "{times:>12}");
                 } else {
                     let _ = write!(text, "{:>12}", "-");
@@ -136,24 +173,32 @@ pub fn table(counts: &FaultCounts, corruption: bool) -> (String, usize) {
 
 /// The whole report, and whether all is well.
 #[must_use]
-pub fn report(summary: &Summary, corruption: bool, command: &str) -> String {
-    let (mut text, empty) = table(&summary.counts, corruption);
+pub fn report(summary: &Summary, command: &str) -> String {
+    let (mut text, empty) = table(&summary.counts, summary.corrupt > 0);
+    let least = |least: Option<u64>| least.map_or_else(|| "none".to_owned(), |least| least.to_string());
     let totals = &summary.totals;
     let _ = writeln!(
         text,
-        "{} seeds, {} events (least {}), {} crashes (least {}), {} failed starts, {} empty cells",
+        "{} seeds, {} of them with disks that lie; {} events (least {}), {} crashes (least {}), {} failed \
+         starts, {} empty cells",
         summary.seeds,
+        summary.corrupt,
         summary.events,
-        summary.events_min,
+        least(summary.events_min),
         summary.crashes,
-        summary.crashes_min,
+        least(summary.crashes_min.map(u64::from)),
         summary.starts_failed,
-        empty
+        empty.len()
     );
     let _ = writeln!(
         text,
         "{} records sent, {} acknowledged, {} of unknown fate, {} read, {} cursor moves, {} holes reported",
         totals.sent, totals.acknowledged, totals.unknown, totals.read, totals.cursor_moves, totals.holes
+    );
+    let _ = writeln!(
+        text,
+        "{} topics made, {} deleted, {} given more partitions; retention had cut {} partitions in the end",
+        totals.topics, totals.deletions, totals.growths, totals.trimmed
     );
     for (seed, why) in summary.refused.iter().take(5) {
         let _ = writeln!(text, "seed {seed}: refused to go on: {why}");
@@ -162,11 +207,15 @@ pub fn report(summary: &Summary, corruption: bool, command: &str) -> String {
         let _ = writeln!(text, "and {} more such seeds", summary.refused.len() - 5);
     }
     for outcome in summary.failed.iter().take(20) {
-        let _ =
-            writeln!(text, "seed {} FAILED; again with: {command} --seeds {}", outcome.seed, outcome.seed);
+        let class = if outcome.is_corrupt { "--corruption" } else { "--crashes" };
+        let seed = outcome.seed;
+        let _ = writeln!(text, "seed {seed} FAILED; again with: {command} {class} --seeds {seed} --trace");
         for violation in &outcome.violations {
             let _ = writeln!(text, "  {violation}");
         }
+    }
+    for shortcoming in summary.shortcomings() {
+        let _ = writeln!(text, "NOT ENOUGH: {shortcoming}");
     }
     let _ = writeln!(text, "{} of {} seeds failed", summary.failed.len(), summary.seeds);
     text
