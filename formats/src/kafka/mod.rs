@@ -10,9 +10,9 @@
 //! ```
 //!
 //! Fixed fields are big-endian, the lengths and deltas of records are zigzag varints, a length of -1 says
-//! that the field is absent. The CRC-32C covers everything behind itself. The first 21 bytes are not covered: what
-//! is stored there is as the producer sent it, and [`prefix`] makes what readers get, from the frame's
-//! header.
+//! that the field is absent. The CRC-32C covers everything behind itself. The first 21 bytes are not
+//! covered: what is stored there is as the producer sent it, and [`prefix`] makes what readers get, from the
+//! frame's header.
 //!
 //! Owns the layout. Must never panic on bytes from outside, nor allocate more than a bound it was given.
 
