@@ -50,7 +50,7 @@ pub struct ShardStats {
     /// The disk is full: records are refused.
     pub disk_full: bool,
     /// Records that were acknowledged and cannot be read any more: the first
-    /// [`LOST_RANGES_TOLD_MAX`](martlet_core::limits::LOST_RANGES_TOLD_MAX) ranges, and how many there are.
+    /// [`LOST_RANGES_TOLD_MAX`] ranges, and how many there are.
     pub lost: Vec<LostRange>,
     pub lost_ranges: u64,
     /// Damaged places that recovery met in the log, those without known offsets included.

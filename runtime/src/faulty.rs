@@ -149,8 +149,9 @@ impl FaultyDriver {
                     self.paths.insert(*handle, path);
                 }
             }
-            Outcome::Wrote { written, synced, data } if self.unsynced.remove(&completion.token) => {
-                if written.as_ref().is_ok_and(|&written| written == data.len()) {
+            Outcome::Wrote { written, synced, data } => {
+                let is_whole = written.as_ref().is_ok_and(|&written| written == data.len());
+                if self.unsynced.remove(&completion.token) && is_whole {
                     *synced = Some(Err(eio()));
                 }
             }
