@@ -29,9 +29,24 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("shard", &["core", "formats"]),
     ("client", &["core", "formats"]),
     ("client/tests/support", &["core", "formats"]),
+    ("gateways/kafka", &["core", "formats", "runtime", "net", "shard"]),
     ("gateways/native", &["core", "formats", "runtime", "net", "shard"]),
     ("node", &["core", "formats", "runtime", "net", "shard", "wal"]),
-    ("server", &["core", "formats", "runtime", "net", "shard", "wal", "node", "client", "gateways/native"]),
+    (
+        "server",
+        &[
+            "core",
+            "formats",
+            "runtime",
+            "net",
+            "shard",
+            "wal",
+            "node",
+            "client",
+            "gateways/kafka",
+            "gateways/native",
+        ],
+    ),
     ("sim", &["core", "formats", "runtime", "net", "shard", "wal", "node", "client", "gateways/native"]),
     ("perf", &["core", "formats", "runtime", "client"]),
     ("fuzz", &["core", "formats", "wal", "shard", "client"]),
@@ -47,8 +62,18 @@ const IMPURE_DEPENDENCIES: &[&str] = &["tokio", "io-uring", "rustix", "libc", "a
 /// Crates that may hold `unsafe`.
 const UNSAFE_ALLOWED: &[&str] = &["runtime", "wal"];
 /// Crates on whose threads tokio must not run.
-const NO_TOKIO: &[&str] =
-    &["core", "formats", "runtime", "wal", "net", "shard", "gateways/native", "node", "sim"];
+const NO_TOKIO: &[&str] = &[
+    "core",
+    "formats",
+    "runtime",
+    "wal",
+    "net",
+    "shard",
+    "gateways/kafka",
+    "gateways/native",
+    "node",
+    "sim",
+];
 
 /// Text that may not stand in code, the crates it is allowed in, and what to do instead. Tests may use the
 /// first two.

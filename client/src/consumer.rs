@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use martlet_core::frame::{FrameHeader, flags};
+use martlet_core::frame::{FrameHeader, flags, format};
 use martlet_core::limits::BATCH_UNCOMPRESSED_BYTES_MAX;
 use martlet_core::{Instant, Now};
 use martlet_formats::native::Batch;
+use martlet_formats::transcode::kafka_to_native;
 use tokio::sync::Notify;
 
 use crate::core::{CommitId, ConsumerCore, ConsumerEvent, FetchedBatch, Machine, Network};
@@ -89,7 +90,14 @@ impl Delivery {
             offset: header.base_offset,
             detail,
         };
-        let batch = Batch::open(body, BATCH_UNCOMPRESSED_BYTES_MAX).map_err(|e| unreadable(e.to_string()))?;
+        let native = match header.format {
+            // What Kafka's clients wrote is read as if it were ours.
+            format::KAFKA_V2 => kafka_to_native(body, BATCH_UNCOMPRESSED_BYTES_MAX)
+                .map_err(|error| unreadable(error.to_string()))?,
+            _ => body.clone(),
+        };
+        let batch =
+            Batch::open(&native, BATCH_UNCOMPRESSED_BYTES_MAX).map_err(|e| unreadable(e.to_string()))?;
         if batch.record_count() != header.record_count || header.offset_span != header.record_count {
             return Err(unreadable("its header counts other records than its body".into()));
         }

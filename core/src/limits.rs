@@ -31,10 +31,36 @@ pub const PARTITION_PRODUCERS_MAX: usize = 10_000;
 pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
 /// Reads that wait for records in one partition.
 pub const PARTITION_WAITERS_MAX: usize = 10_000;
+/// Partitions that one read waits for together.
+pub const AWAIT_PARTITIONS_MAX: usize = 100_000;
+/// Partitions of all such reads of one shard.
+pub const SHARD_AWAITED_PARTITIONS_MAX: usize = 1_000_000;
 /// Longest wait of a read.
 pub const READ_WAIT_MS_MAX: u32 = 300_000;
 /// Bytes one read may return.
 pub const READ_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// Bytes of values that the services of one shard keep, with what it costs to hold them.
+pub const SHARD_REGISTER_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of one change of such values.
+pub const REGISTER_NOTE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Members of one consumer group.
+pub const GROUP_MEMBERS_MAX: usize = 5_000;
+/// Bytes of what the members of one group say about themselves, and of what they are assigned.
+pub const GROUP_METADATA_BYTES_MAX: usize = 1024 * 1024;
+/// Consumer groups of one shard.
+pub const SHARD_GROUPS_MAX: usize = 20_000;
+/// Partitions of one group with a committed offset.
+pub const GROUP_OFFSETS_MAX: usize = 100_000;
+/// Partitions of all topics one KIP-848 group may be assigned.
+pub const GROUP_PARTITIONS_MAX: usize = 100_000;
+/// Groups looked at in one turn of forgetting.
+pub const GROUPS_SWEPT_PER_TURN: usize = 2_000;
+/// Positions of groups that one shard tells to metrics.
+pub const GROUP_POSITIONS_TOLD_MAX: usize = 10_000;
+/// Bytes of a subscription's pattern.
+pub const GROUP_PATTERN_BYTES_MAX: usize = 4_096;
 
 /// Topics of one cluster.
 pub const TOPICS_MAX: usize = 50_000;
@@ -107,6 +133,17 @@ pub const COOPERATIVE_BUDGET: u32 = 128;
 
 /// Times in a row that a file operation may be cut short without getting further.
 pub const SHORT_IO_RETRIES_MAX: u32 = 16;
+
+/// Topics that one Kafka connection remembers.
+pub const KAFKA_TOPICS_REMEMBERED_MAX: usize = 4_096;
+/// Elements of all arrays of one Kafka request.
+pub const KAFKA_REQUEST_ELEMENTS_MAX: usize = 200_000;
+/// Fetch sessions of one Kafka connection; a client that wants more gets none.
+pub const KAFKA_SESSIONS_MAX: usize = 4;
+/// Partitions of one fetch session.
+pub const KAFKA_SESSION_PARTITIONS_MAX: usize = 20_000;
+/// Bytes of record batches in one answer to a fetch, unless its first batch is larger.
+pub const KAFKA_FETCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 const _: () = {
     assert!(NATIVE_FRAME_BYTES_MAX > BATCH_BYTES_MAX + NATIVE_META_BYTES_MAX);

@@ -6,4 +6,6 @@
 //! read a clock, or trust a length it was given.
 
 pub mod frames;
+pub mod kafka;
 pub mod native;
+pub mod transcode;

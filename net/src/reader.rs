@@ -72,6 +72,7 @@ pub struct FrameReader {
     /// What a chunk above the smallest size costs.
     chunk_reservation: Option<BufferReservation>,
     received_bytes: u64,
+    is_big_endian: bool,
 }
 
 impl FrameReader {
@@ -92,7 +93,14 @@ impl FrameReader {
             room_exact: None,
             chunk_reservation: None,
             received_bytes: 0,
+            is_big_endian: false,
         }
+    }
+
+    /// Lengths have their highest byte first.
+    #[must_use]
+    pub fn big_endian(self) -> FrameReader {
+        FrameReader { is_big_endian: true, ..self }
     }
 
     /// Bytes received since the connection began.
@@ -140,7 +148,8 @@ impl FrameReader {
         }
         let mut length = [0; LENGTH_BYTES];
         length.copy_from_slice(&self.buffer[..LENGTH_BYTES]);
-        let announced = u32::from_le_bytes(length);
+        let announced =
+            if self.is_big_endian { u32::from_be_bytes(length) } else { u32::from_le_bytes(length) };
         let bytes_max = bytes_max.min(self.limits.frame_bytes_max);
         if announced > bytes_max {
             return Err(ReadError::TooLarge { announced, bytes_max });

@@ -13,6 +13,7 @@ use martlet_shard::api::{Broker, Call, CallContext, CallToken, FactsLater, Reply
 
 use crate::calls::{AnswerSize, Origin, Progress};
 use crate::fetches::Pass;
+use crate::handle::BoundListener;
 use crate::shard::Shard;
 
 /// A [`Broker`] over one shard.
@@ -50,8 +51,26 @@ impl Broker for ShardBroker {
         found.map(|bound| bound.advertised(shard)).unwrap_or_default()
     }
 
+    fn node_address(&self, listener: &str) -> String {
+        let listeners = self.shard.listeners.borrow();
+        let found = listeners.iter().find(|bound| bound.name == listener);
+        found.map(BoundListener::advertised_node).unwrap_or_default()
+    }
+
     fn shard(&self) -> ShardId {
         self.shard.id
+    }
+
+    fn shards(&self) -> u16 {
+        self.shard.config.shards
+    }
+
+    fn metadata_version(&self) -> u64 {
+        self.shard.core.borrow().engine.metadata().applied()
+    }
+
+    fn key_shard(&self, key: &str) -> ShardId {
+        self.shard.core.borrow().engine.owner_of_key(key)
     }
 
     fn status(&self) -> Vec<(String, String)> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use martlet_core::NodeId;
 use martlet_net::{ConnectionLimits, Gateway, ListenerConfig};
 use martlet_shard::api::BrokerHandle;
+use martlet_shard::service::ServiceFactory;
 use martlet_wal::config::{Geometry, StoreConfig};
 
 /// The gateways of a node, shared by its shards; each listener is served by the one with its protocol.
@@ -29,6 +30,8 @@ pub struct NodeConfig {
     pub topic_defaults: Vec<(String, String)>,
     /// Partitions of a new topic whose creator says 0.
     pub topic_partitions_default: u32,
+    /// State machines of gateways; every shard gets one of each.
+    pub services: Vec<Arc<dyn ServiceFactory>>,
     /// Time between two looks of a shard at what retention may remove.
     pub retention_interval: Duration,
     /// Accepts that changes of topics were lost to damage: topics stay as they were before the gap, and can
@@ -62,6 +65,7 @@ impl NodeConfig {
             store: StoreConfig::default(),
             topic_defaults: Vec::new(),
             topic_partitions_default: 1,
+            services: Vec::new(),
             retention_interval: Duration::from_secs(30),
             accept_metadata_loss: false,
             facts: Vec::new(),

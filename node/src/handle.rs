@@ -59,6 +59,16 @@ impl BoundListener {
         let Some((_, address)) = self.shards.iter().find(|(number, _)| *number == shard) else {
             return String::new();
         };
+        self.advertise(address)
+    }
+
+    /// What a client is told about the node port, in the same form.
+    #[must_use]
+    pub fn advertised_node(&self) -> String {
+        self.node.first().map(|address| self.advertise(address)).unwrap_or_default()
+    }
+
+    fn advertise(&self, address: &SocketAddr) -> String {
         match &self.advertised_host {
             Some(host) if host.contains(':') && !host.starts_with('[') => {
                 format!("[{host}]:{}", address.port())

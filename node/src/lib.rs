@@ -32,6 +32,7 @@ pub use config::{Gateways, NodeConfig};
 pub use error::NodeError;
 pub use handle::{NodeHandle, Phase};
 pub use lost::{FoundBy, LostRange};
+pub use martlet_shard::service::{Position, ServiceFacts};
 pub use martlet_wal::config::{Geometry, StoreConfig};
 pub use seat::{ShardSeat, build};
 pub use stats::{NodeStats, ShardStats};

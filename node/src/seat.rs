@@ -164,6 +164,9 @@ impl Start {
         let pump = Pump::new(self.runtime.clone(), self.config.data_dir.clone(), PumpConfig::default());
         let pump = Rc::new(pump);
         let mut engine = Engine::new(self.engine_config(), Box::new(AllowAll));
+        for service in &self.config.services {
+            engine.add_service(service.make(self.shard));
+        }
         let opened = storage::open(&self.runtime, &pump, &self.config, self.shard, &placement, &mut engine);
         let (store, report) = opened.await?;
         storage::tell(self.shard, &report);

@@ -1,13 +1,15 @@
 //! Numbers of a running node, for metrics and `martlet status`. Each shard fills its own at a request that
 //! came through its control mailbox; nothing is shared while it works.
 
-use martlet_core::ShardId;
-use martlet_core::limits::LOST_RANGES_TOLD_MAX;
+use martlet_core::limits::{GROUP_POSITIONS_TOLD_MAX, LOST_RANGES_TOLD_MAX};
+use martlet_core::{Offset, PartitionId, ShardId};
 use martlet_net::memory::Purpose;
 use martlet_shard::engine::Counters as EngineCounters;
+use martlet_shard::service::ServiceFacts;
 use martlet_wal::StorageState;
 
 use crate::gather::Fact;
+use crate::log::EngineLog;
 use crate::lost::LostRange;
 use crate::shard::Shard;
 
@@ -53,6 +55,9 @@ pub struct ShardStats {
     pub lost_ranges: u64,
     /// Damaged places that recovery met in the log, those without known offsets included.
     pub log_damage: u64,
+    /// What the services of gateways tell, and start and end of each partition here if there are any.
+    pub services: Vec<ServiceFacts>,
+    pub ends: Vec<(PartitionId, Offset, Offset)>,
     /// What the log counted.
     pub log: martlet_wal::Counters,
     /// What the executor counted.
@@ -73,6 +78,9 @@ impl Shard {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         let counts = core.counts;
+        let mut log = EngineLog(&mut core.store);
+        let (services, ends) =
+            core.engine.service_facts(&mut log, self.runtime.now(), GROUP_POSITIONS_TOLD_MAX);
         let (lost, lost_ranges) = core.lost.told(&core.store, LOST_RANGES_TOLD_MAX);
         ShardStats {
             shard: self.id,
@@ -101,6 +109,8 @@ impl Shard {
             disk_full: core.store.state() == StorageState::Full,
             lost,
             lost_ranges,
+            services,
+            ends,
             log_damage: core.lost.damage(),
             log: core.store.counters(),
             executor: self.runtime.counters(),

@@ -204,6 +204,12 @@ pub trait Driver {
     /// The operating system's.
     fn listen(&mut self, address: SocketAddr, shared: bool) -> io::Result<(Handle, SocketAddr)>;
 
+    /// The address at which the peer of a connection reached this process; `None` if that is not known.
+    fn local_address(&mut self, connection: Handle) -> Option<SocketAddr> {
+        let _ = connection;
+        None
+    }
+
     /// Entries of a directory, in order of name. Synchronous: for start-up and rare work.
     ///
     /// # Errors

@@ -130,6 +130,12 @@ impl TcpStream {
         }
     }
 
+    /// The address at which the peer reached this process; `None` if the driver does not know.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        self.runtime.inner().with_driver(|driver| driver.local_address(self.handle.get()))
+    }
+
     #[must_use]
     pub fn split(self) -> (RecvHalf, SendHalf) {
         let send = SendHalf { runtime: self.runtime.clone(), handle: Rc::clone(&self.handle) };

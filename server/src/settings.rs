@@ -29,6 +29,7 @@ pub(crate) fn load(arguments: &SettingsArguments) -> Result<Settings, Failure> {
     };
     flag("data_dir", arguments.data_dir.as_ref().map(|path| path.display().to_string()), "--data-dir")?;
     flag("native.listen", joined(&arguments.listen), "--listen")?;
+    flag("kafka.listen", joined(&arguments.kafka), "--kafka")?;
     flag("http.listen", joined(&arguments.http), "--http")?;
     flag("driver", arguments.driver.clone(), "--driver")?;
     settings.check()?;

@@ -13,6 +13,8 @@ use martlet_core::{
     Acks, Epoch, Offset, PartitionId, Principal, ProducerId, Refusal, ShardId, TopicId, TopicName,
 };
 
+use crate::service::{ServiceAt, ServiceMessage};
+
 /// Who calls, and from where. Every call carries one and passes `authorize` and `quota`.
 #[derive(Clone, Debug, Default)]
 pub struct CallContext {
@@ -26,6 +28,19 @@ pub struct CallContext {
 pub enum Call {
     Append(Append),
     Read(Read),
+    /// Answered with [`Reply::Readable`].
+    Await(Await),
+    /// Answered with [`Reply::Readable`] at once, as for a reader at the end of each: at most
+    /// [`martlet_core::limits::AWAIT_PARTITIONS_MAX`] partitions of one shard.
+    Facts {
+        partitions: Vec<PartitionId>,
+    },
+    /// Removes the records below `before`, or all that are committed for `None`. Answered with
+    /// [`Reply::Offset`], where the log begins then, when that is durable.
+    Trim {
+        partition: PartitionId,
+        before: Option<Offset>,
+    },
     /// Answered with [`Reply::Offset`]; for a time, with [`Reply::Frames`] of the one frame that holds the
     /// record (or of none): the gateway looks into the body, the engine never does.
     OffsetFor {
@@ -55,6 +70,12 @@ pub enum Call {
         partition: PartitionId,
         cursor: String,
     },
+    /// For a gateway's own state machine on a shard; answered with [`Reply::Service`].
+    Service {
+        service: &'static str,
+        at: ServiceAt,
+        message: ServiceMessage,
+    },
     TopicCreate {
         name: TopicName,
         partitions: u32,
@@ -71,6 +92,10 @@ pub enum Call {
     TopicDescribe {
         name: TopicName,
     },
+    /// Answered like [`Call::TopicDescribe`].
+    TopicFind {
+        id: TopicId,
+    },
     TopicList {
         prefix: String,
         after: String,
@@ -85,17 +110,22 @@ impl Call {
         match self {
             Call::Append(append) => Some(append.partition),
             Call::Read(read) => Some(read.partition),
-            Call::OffsetFor { partition, .. }
+            Call::Await(wait) => wait.parts.first().map(|(partition, _)| *partition),
+            Call::Facts { partitions } => partitions.first().copied(),
+            Call::Trim { partition, .. }
+            | Call::OffsetFor { partition, .. }
             | Call::PartitionStatus { partition }
             | Call::CursorGet { partition, .. }
             | Call::CursorSet { partition, .. }
             | Call::CursorList { partition }
             | Call::CursorDelete { partition, .. } => Some(*partition),
             Call::ProducerOpen
+            | Call::Service { .. }
             | Call::TopicCreate { .. }
             | Call::TopicAlter { .. }
             | Call::TopicDelete { .. }
             | Call::TopicDescribe { .. }
+            | Call::TopicFind { .. }
             | Call::TopicList { .. } => None,
         }
     }
@@ -121,6 +151,7 @@ pub struct Append {
     pub timestamp_max: i64,
     pub producer: ProducerId,
     pub producer_epoch: u16,
+    /// In the format `KAFKA_V2` it counts in 31 bits and begins again at 0.
     pub base_sequence: i64,
     pub key_hash: u32,
     pub body: Bytes,
@@ -138,17 +169,54 @@ pub struct Read {
     pub wait_ms: u32,
 }
 
+/// A wait for records in several partitions of one shard.
+#[derive(Clone, Debug)]
+pub struct Await {
+    /// Where the reader stands in each partition: by growing partition, each once, at most
+    /// [`martlet_core::limits::AWAIT_PARTITIONS_MAX`].
+    pub parts: Vec<(PartitionId, Offset)>,
+    /// Wait until this many bytes are readable in all of them together, or `wait_ms` has passed, or one of
+    /// them cannot be read.
+    pub bytes_min: u32,
+    pub wait_ms: u32,
+}
+
+/// What a reader of a partition finds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Readable {
+    pub epoch: Epoch,
+    pub log_start: Offset,
+    pub committed: Offset,
+    /// From where the reader stands; [`u64::MAX`] if that is too far back to know.
+    pub bytes: u64,
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub enum Reply {
-    Appended { base_offset: Offset, broker_time: i64, duplicate: bool },
+    Appended {
+        base_offset: Offset,
+        broker_time: i64,
+        duplicate: bool,
+    },
     Frames(Frames),
-    Offset { offset: Offset, timestamp: i64 },
+    /// In the order of the parts.
+    Readable(Vec<Result<Readable, Refusal>>),
+    Offset {
+        offset: Offset,
+        timestamp: i64,
+    },
     Partition(PartitionStatus),
-    Producer { producer: ProducerId, epoch: u16 },
-    Cursor { offset: Option<Offset> },
+    Producer {
+        producer: ProducerId,
+        epoch: u16,
+    },
+    Cursor {
+        offset: Option<Offset>,
+    },
     Cursors(Vec<(String, Offset)>),
     Topic(TopicView),
     Topics(Vec<String>),
+    Service(ServiceMessage),
     Done,
 }
 
@@ -211,8 +279,30 @@ pub trait Broker {
     /// Where a client that came in through the listener `listener` finds the native port of `shard`.
     fn shard_address(&self, listener: &str, shard: ShardId) -> String;
 
+    /// Where such a client finds the port of the node, which every shard accepts on.
+    fn node_address(&self, listener: &str) -> String {
+        self.shard_address(listener, ShardId(0))
+    }
+
     /// This shard.
     fn shard(&self) -> ShardId;
+
+    /// Shards of this node.
+    fn shards(&self) -> u16 {
+        1
+    }
+
+    /// Grows with every change of topics that this shard has heard of: what was remembered of them before
+    /// holds no more.
+    fn metadata_version(&self) -> u64 {
+        0
+    }
+
+    /// The shard whose services own `key`.
+    fn key_shard(&self, key: &str) -> ShardId {
+        let _ = key;
+        self.shard()
+    }
 
     /// Facts about the node and this shard as key and value, for people.
     fn status(&self) -> Vec<(String, String)>;

@@ -18,6 +18,7 @@ impl Engine {
         while let Some(pending) = self.queue.pop_durable(durable) {
             self.settle(log, pending, now);
         }
+        self.each_service(log, now, |service, host| service.on_durable(host, durable));
         self.wake_touched();
     }
 
@@ -50,6 +51,15 @@ impl Engine {
                         None => Reply::Done,
                     };
                     self.answer(token, Ok(reply));
+                }
+            }
+            Write::Registers(note) => {
+                self.staged_register_bytes -= bytes;
+                self.registers.apply(&note);
+            }
+            Write::Trim { log_start } => {
+                if let Some(token) = callers.first {
+                    self.answer(token, Ok(Reply::Offset { offset: log_start, timestamp: -1 }));
                 }
             }
             Write::Command { base_offset, index, command, encoded } => {
@@ -86,6 +96,8 @@ impl Engine {
         for token in std::mem::take(&mut self.metadata_log.producer_ids.waiting) {
             self.answer(token, Err(fenced(why)));
         }
+        self.staged_register_bytes = 0;
+        self.refuse_service_calls(&fenced(why));
         self.metadata_log.drop_staged(self.metadata.applied());
         self.producer_count = 0;
         for partition in self.partitions.values_mut() {

@@ -13,6 +13,9 @@ use martlet_core::{ErrorCode, Lsn, Offset, ProducerId, Refusal};
 
 use crate::codec::{CodecError, Reader, Writer};
 
+/// Sequences of a producer that counts in 31 bits.
+const NARROW_SEQUENCES: i64 = 1 << 31;
+
 /// The sequence of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Sequence {
@@ -78,6 +81,17 @@ impl Producers {
 
     pub(crate) fn knows(&self, producer: ProducerId) -> bool {
         self.by_id.contains_key(&producer)
+    }
+
+    /// The sequence that is meant by one that counts in 31 bits and begins again at 0: the one nearest to
+    /// what comes next.
+    pub(crate) fn widen(&self, producer: ProducerId, epoch: u16, narrow: i64) -> i64 {
+        let known = self.by_id.get(&producer).filter(|known| known.epoch == epoch);
+        let next = known.and_then(|known| known.batches.back()).map_or(0, Remembered::end);
+        let near = next - next % NARROW_SEQUENCES + narrow;
+        let candidates = [near - NARROW_SEQUENCES, near, near.saturating_add(NARROW_SEQUENCES)];
+        let meant = candidates.into_iter().filter(|sequence| *sequence >= 0);
+        meant.min_by_key(|sequence| sequence.abs_diff(next)).unwrap_or(narrow)
     }
 
     pub(crate) fn check(&self, sequence: Sequence) -> Verdict {

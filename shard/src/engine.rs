@@ -16,7 +16,9 @@ use crate::metadata::{self, Topic};
 use crate::metadata_log::MetadataLog;
 use crate::partition::{Memory, Partition};
 use crate::pending::Queue;
+use crate::registers::Registers;
 use crate::retention::Turn;
+use crate::service::{ServiceAt, ShardService};
 use crate::wait::{Parked, ParkedCalls, Waiters};
 
 /// What an engine is told once.
@@ -138,6 +140,12 @@ pub struct Engine {
     pub(crate) waiters: Waiters,
     pub(crate) parked: ParkedCalls,
     pub(crate) answers: Vec<Answer>,
+    pub(crate) registers: Registers,
+    /// Bytes of changes of registers that are not durable.
+    pub(crate) staged_register_bytes: usize,
+    pub(crate) services: Vec<Box<dyn ShardService>>,
+    /// Numbers given to services.
+    pub(crate) uniques: u64,
     /// Producers known over all open partitions.
     pub(crate) producer_count: usize,
     pub(crate) turn: Turn,
@@ -180,6 +188,10 @@ impl Engine {
             waiters: Waiters::default(),
             parked: ParkedCalls::default(),
             answers: Vec::new(),
+            registers: Registers::default(),
+            staged_register_bytes: 0,
+            services: Vec::new(),
+            uniques: 0,
             producer_count: 0,
             turn: Turn::default(),
             drops_owed: Vec::new(),
@@ -223,6 +235,11 @@ impl Engine {
         let outcome = match parked.call {
             Call::Append(append) => self.append(log, token, context, append, now),
             Call::Read(read) => self.read(token, context, read, now),
+            Call::Await(wait) => self.await_records(token, context, wait, now),
+            Call::Facts { partitions } => self.facts(context, &partitions, now),
+            Call::Trim { partition, before } => {
+                self.trim_records(log, token, context, (partition, before), now)
+            }
             Call::OffsetFor { partition, at } => self.offset_for(token, context, partition, at, now),
             Call::PartitionStatus { partition } => self.partition_status(log, context, partition, now),
             Call::ProducerOpen => self.producer_open(log, token, context, now),
@@ -234,6 +251,9 @@ impl Engine {
             Call::CursorDelete { partition, cursor } => {
                 self.cursor_delete(log, token, context, partition, &cursor, now)
             }
+            Call::Service { service, message, .. } => {
+                self.service_call(log, token, context, (service, message), now)
+            }
             Call::TopicCreate { name, partitions, settings } => {
                 self.topic_create(log, token, context, name, (partitions, settings), now)
             }
@@ -242,6 +262,7 @@ impl Engine {
             }
             Call::TopicDelete { name } => self.topic_delete(log, token, context, name, now),
             Call::TopicDescribe { name } => self.topic_describe(context, &name, now),
+            Call::TopicFind { id } => self.topic_find(context, id, now),
             Call::TopicList { prefix, after, count_max } => {
                 self.topic_list(context, &prefix, &after, count_max, now)
             }
@@ -257,11 +278,12 @@ impl Engine {
     /// still come.
     pub fn cancel(&mut self, token: CallToken) {
         if let Some(waiter) = self.waiters.remove(token) {
-            if let Some(partition) = self.partitions.get_mut(&waiter.partition) {
-                partition.waiters -= 1;
-            }
+            self.uncount(&waiter);
         } else if self.parked.len() > 0 {
             self.parked.remove(token);
+        }
+        for service in &mut self.services {
+            service.cancel(token);
         }
     }
 
@@ -276,6 +298,9 @@ impl Engine {
                 Refusal::new(ErrorCode::ShuttingDown, "the broker is shutting down: connect again later");
             self.answer(parked.token, Err(refusal));
         }
+        let refusal =
+            Refusal::new(ErrorCode::ShuttingDown, "the broker is shutting down: connect again later");
+        self.refuse_service_calls(&refusal);
     }
 
     pub fn on_timer(&mut self, log: &mut dyn Log, now: Now) {
@@ -293,6 +318,9 @@ impl Engine {
             };
             self.answer(parked.token, Err(refusal));
         }
+        if self.next_service_timer().is_some_and(|due| due <= now.instant) {
+            self.each_service(log, now, |service, host| service.on_timer(host));
+        }
         self.take_turn(log, now);
     }
 
@@ -300,7 +328,9 @@ impl Engine {
     #[must_use]
     pub fn next_timer(&self) -> Option<Instant> {
         let turn = self.turn_is_wanted().then(|| self.turn.due());
-        [self.waiters.next_deadline(), self.parked.next_deadline(), turn].into_iter().flatten().min()
+        let service = self.next_service_timer();
+        let waits = [self.waiters.next_deadline(), self.parked.next_deadline()];
+        waits.into_iter().chain([turn, service]).flatten().min()
     }
 
     /// Answers since the last time. Deliver `take_metadata` to the other shards first.
@@ -327,7 +357,11 @@ impl Engine {
     pub fn route(&self, call: &Call) -> ShardId {
         match (call.partition(), call) {
             (Some(partition), _) => self.owner(partition),
-            (None, Call::TopicDescribe { .. } | Call::TopicList { .. }) => self.config.shard,
+            (None, Call::Service { at: ServiceAt::Key(key), .. }) => self.owner_of_key(key),
+            (None, Call::Service { at: ServiceAt::Shard(shard), .. }) => *shard,
+            (None, Call::TopicDescribe { .. } | Call::TopicFind { .. } | Call::TopicList { .. }) => {
+                self.config.shard
+            }
             (None, _) => ShardId(0),
         }
     }

@@ -10,6 +10,8 @@ use crate::api::CallContext;
 pub enum Operation {
     Append,
     Read,
+    /// Removing records before their time.
+    Trim,
     /// Facts about partitions, offsets, topics.
     Describe,
     /// Reading or moving a cursor.

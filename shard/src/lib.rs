@@ -9,6 +9,8 @@ pub mod engine;
 pub mod guard;
 pub mod log;
 pub mod metadata;
+pub mod registers;
+pub mod service;
 pub mod settings;
 pub mod snapshot;
 

@@ -23,6 +23,7 @@ pub enum NoteKind {
     Producer = 2,
     Transaction = 3,
     Metadata = 4,
+    Register = 5,
 }
 
 /// Where a partition's log begins and ends, staged bytes included.

@@ -9,6 +9,7 @@ use martlet_core::{Lsn, Offset, PartitionId};
 
 use crate::api::CallToken;
 use crate::metadata::Command;
+use crate::registers::RegisterNote;
 
 /// Those who wait for a write: usually one.
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub(crate) struct Callers {
 pub(crate) enum Write {
     Frame { base_offset: Offset, end_offset: Offset, broker_time: i64 },
     Cursor { name: Box<str>, offset: Option<Offset> },
+    Trim { log_start: Offset },
+    Registers(RegisterNote),
     Command { base_offset: Offset, index: u64, command: Command, encoded: Bytes },
 }
 

@@ -14,10 +14,11 @@ use martlet_core::{ErrorCode, FrameHeader, Lsn, Now, PartitionId, Refusal, Shard
 
 use crate::cursor::CursorNote;
 use crate::dedup::Sequence;
-use crate::engine::{Engine, Recovered, unknown_partition};
+use crate::engine::{Engine, Recovered};
 use crate::log::{Log, NoteKind};
 use crate::metadata::{Command, Topic};
 use crate::partition::Partition;
+use crate::registers::RegisterNote;
 use crate::snapshot::Snapshot;
 
 impl Engine {
@@ -27,6 +28,7 @@ impl Engine {
         let snapshot = Snapshot::decode(snapshot)?;
         self.metadata = snapshot.metadata.unwrap_or_default();
         self.recovered = snapshot.partitions;
+        self.registers = snapshot.registers;
         if let Some(why) = snapshot.damage {
             self.metadata_log.set_damage(why);
         }
@@ -70,6 +72,11 @@ impl Engine {
     /// A kind or version that this build does not know: the broker must not start, or what the note says
     /// would be forgotten.
     pub fn replay_note(&mut self, kind: u8, payload: &[u8]) -> Result<(), Refusal> {
+        if kind == NoteKind::Register as u8 {
+            let note = RegisterNote::decode(payload).map_err(|error| error.refusal("a register's note"))?;
+            self.registers.apply(&note);
+            return Ok(());
+        }
         if kind != NoteKind::Cursor as u8 {
             let detail = format!("a note of kind {kind} is unknown to this build: upgrade martlet");
             return Err(Refusal::new(ErrorCode::UnsupportedVersion, detail));
@@ -107,6 +114,7 @@ impl Engine {
             // Refused for now, it is tried again before the next command.
             let _ = self.pay_snapshot(log, now);
         }
+        self.each_service(log, now, |service, host| service.start(host));
         let mut problems = std::mem::take(&mut self.problems);
         problems.extend(self.metadata_damage().map(str::to_owned));
         Recovered { problems, partitions: self.partitions.len(), topics: self.metadata.topics().count() }
@@ -194,10 +202,10 @@ impl Engine {
         self.recovered.remove(&id);
         let Some(partition) = self.partitions.remove(&id) else { return };
         self.producer_count -= partition.memory.producers.len();
-        let waiting: Vec<_> = self.waiters.of(id).map(|(token, _)| token).collect();
-        for token in waiting {
-            self.waiters.remove(token);
-            self.answer(token, Err(unknown_partition(id)));
+        for token in self.waiters.of(id) {
+            if let Some(waiter) = self.waiters.remove(token) {
+                self.end_wait(token, waiter);
+            }
         }
         self.drops_owed.push(id);
         self.pay_drops(log);

@@ -22,6 +22,16 @@ pub struct Settings {
     pub acks: Acks,
     /// A segment that reaches this is sealed, bytes.
     pub segment_bytes: u64,
+    /// Whose time records have.
+    pub timestamps: Timestamps,
+}
+
+/// Whose time records have, where the protocol leaves the choice to the broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Timestamps {
+    #[default]
+    Producer,
+    Broker,
 }
 
 impl Default for Settings {
@@ -32,12 +42,14 @@ impl Default for Settings {
             batch_bytes_max: BATCH_BYTES_MAX_DEFAULT,
             acks: Acks::Durable,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
+            timestamps: Timestamps::Producer,
         }
     }
 }
 
 /// Every key, in order.
-pub const KEYS: [&str; 5] = ["acks", "batch_bytes_max", "retention_bytes", "retention_time", "segment_bytes"];
+pub const KEYS: [&str; 6] =
+    ["acks", "batch_bytes_max", "retention_bytes", "retention_time", "segment_bytes", "timestamps"];
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -86,6 +98,9 @@ impl Settings {
             "segment_bytes" => {
                 self.segment_bytes = bytes_within(key, value, SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)?;
             }
+            "timestamps" if reset || value == "producer" => self.timestamps = Timestamps::Producer,
+            "timestamps" if value == "broker" => self.timestamps = Timestamps::Broker,
+            "timestamps" => return Err(invalid(format!("timestamps is {value}: use producer or broker"))),
             unknown => return Err(unknown_key(unknown)),
         }
         Ok(())
@@ -101,6 +116,10 @@ impl Settings {
             self.retention_bytes.map_or_else(unlimited, show_bytes),
             self.retention_time_ms.map_or_else(unlimited, show_time),
             show_bytes(self.segment_bytes),
+            match self.timestamps {
+                Timestamps::Producer => "producer".to_owned(),
+                Timestamps::Broker => "broker".to_owned(),
+            },
         ];
         KEYS.iter().map(|key| (*key).to_owned()).zip(values).collect()
     }
@@ -178,6 +197,7 @@ mod tests {
             ("batch_bytes_max", "1MB"),
             ("acks", "memory"),
             ("segment_bytes", "64MiB"),
+            ("timestamps", "broker"),
         ])
         .unwrap();
         assert_eq!(settings.retention_time_ms, Some(5_400_000));
@@ -202,6 +222,7 @@ mod tests {
             ("retention_time", "0s", "1ms"),
             ("retention_bytes", "99999999999TiB", "too large"),
             ("segment_bytes", "", "64MiB"),
+            ("timestamps", "mine", "producer or broker"),
         ] {
             let refusal = Settings::with([(key, value)]).unwrap_err();
             assert_eq!(refusal.code, ErrorCode::InvalidArgument);

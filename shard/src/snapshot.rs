@@ -10,8 +10,11 @@ use crate::codec::{CodecError, Reader, Writer};
 use crate::engine::Engine;
 use crate::metadata::{SlotTable, State};
 use crate::partition::Memory;
+use crate::pending::Write;
+use crate::registers::{RegisterNote, Registers};
 
-const VERSION: u8 = 1;
+/// Version 1 had no registers.
+const VERSION: u8 = 2;
 
 /// A snapshot, decoded.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -23,6 +26,7 @@ pub(crate) struct Snapshot {
     /// Commands staged and not applied.
     pub(crate) commands: Vec<Vec<u8>>,
     pub(crate) partitions: BTreeMap<PartitionId, Memory>,
+    pub(crate) registers: Registers,
 }
 
 impl Snapshot {
@@ -33,7 +37,7 @@ impl Snapshot {
     fn encode(&self) -> Vec<u8> {
         let commands = self.commands.iter().map(Vec::as_slice);
         let metadata = self.metadata.as_ref().map(|state| (state, self.damage.as_deref()));
-        encode(metadata, commands.collect(), self.partitions.iter().collect())
+        encode(metadata, commands.collect(), self.partitions.iter().collect(), (&self.registers, Vec::new()))
     }
 }
 
@@ -41,6 +45,7 @@ fn encode(
     metadata: Option<(&State, Option<&str>)>,
     commands: Vec<&[u8]>,
     partitions: BTreeMap<&PartitionId, &Memory>,
+    (registers, notes): (&Registers, Vec<Vec<u8>>),
 ) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.byte(VERSION);
@@ -58,12 +63,20 @@ fn encode(
         writer.number(id.0);
         memory.encode(&mut writer);
     }
+    registers.encode(&mut writer);
+    writer.number(notes.len() as u64);
+    for note in &notes {
+        writer.blob(note);
+    }
     writer.bytes
 }
 
 fn read(bytes: &[u8]) -> Result<Snapshot, CodecError> {
     let mut reader = Reader::new(bytes);
-    reader.version(VERSION)?;
+    let version = reader.byte()?;
+    if !(1..=VERSION).contains(&version) {
+        return Err(CodecError::Version(version));
+    }
     let mut snapshot = Snapshot::default();
     if reader.byte()? == 1 {
         snapshot.metadata = Some(State::decode(&mut reader)?);
@@ -76,6 +89,12 @@ fn read(bytes: &[u8]) -> Result<Snapshot, CodecError> {
     for _ in 0..reader.count()? {
         let id = PartitionId(reader.number()?);
         snapshot.partitions.insert(id, Memory::decode(&mut reader)?);
+    }
+    if version >= 2 {
+        snapshot.registers = Registers::decode(&mut reader)?;
+        for _ in 0..reader.count()? {
+            snapshot.registers.apply(&RegisterNote::decode(reader.blob()?)?);
+        }
     }
     reader.end()?;
     Ok(snapshot)
@@ -90,7 +109,12 @@ impl Engine {
         let commands = self.staged_commands().map(|encoded| &encoded[..]).collect();
         let open = self.partitions.iter().map(|(id, partition)| (id, &partition.memory));
         let worth_keeping = |(_, memory): &(&PartitionId, &Memory)| **memory != Memory::default();
-        encode(metadata, commands, self.recovered.iter().chain(open).filter(worth_keeping).collect())
+        let staged = self.queue.iter().filter_map(|pending| match &pending.write {
+            Write::Registers(note) => Some(note.encode()),
+            _ => None,
+        });
+        let partitions = self.recovered.iter().chain(open).filter(worth_keeping).collect();
+        encode(metadata, commands, partitions, (&self.registers, staged.collect()))
     }
 }
 
@@ -134,6 +158,9 @@ pub fn redistribute(logs: &[LogState], shards: u16) -> Result<Vec<Vec<u8>>, Refu
             if log.partitions.contains(&id) || !claimed.contains(&id) {
                 dealt[usize::from(slots.owner(id, shards).0)].partitions.insert(id, memory);
             }
+        }
+        for note in std::mem::take(&mut snapshot.registers).into_notes() {
+            dealt[usize::from(slots.owner_of_key(&note.key, shards).0)].registers.apply(&note);
         }
     }
     Ok(dealt.iter().map(Snapshot::encode).collect())

@@ -6,14 +6,46 @@ use martlet_core::{Instant, Offset, PartitionId};
 
 use crate::api::{Call, CallContext, CallToken};
 
-/// A read that waits.
+/// A place in a partition from which somebody waits for records.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waiter {
+pub(crate) struct Part {
     pub(crate) partition: PartitionId,
     pub(crate) from: Offset,
-    pub(crate) bytes_min: u32,
-    pub(crate) bytes_max: u32,
-    deadline: Instant,
+    /// Bytes readable there when that was last looked at.
+    pub(crate) bytes: u64,
+}
+
+/// What is done when the wait is over.
+#[derive(Clone, Debug)]
+pub(crate) enum Wanted {
+    /// The records of one partition are fetched.
+    Frames { part: Part, bytes_max: u32 },
+    /// The caller is told what there is, in partitions that grow.
+    Facts(Vec<Part>),
+}
+
+/// A read that waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Waiter {
+    pub(crate) wanted: Wanted,
+    pub(crate) bytes_min: u64,
+    pub(crate) deadline: Instant,
+}
+
+impl Waiter {
+    pub(crate) fn parts(&self) -> &[Part] {
+        match &self.wanted {
+            Wanted::Frames { part, .. } => std::slice::from_ref(part),
+            Wanted::Facts(parts) => parts,
+        }
+    }
+
+    fn parts_mut(&mut self) -> &mut [Part] {
+        match &mut self.wanted {
+            Wanted::Frames { part, .. } => std::slice::from_mut(part),
+            Wanted::Facts(parts) => parts,
+        }
+    }
 }
 
 /// All reads that wait on a shard.
@@ -29,31 +61,58 @@ impl Waiters {
         self.by_token.len()
     }
 
-    pub(crate) fn insert(
-        &mut self,
-        token: CallToken,
-        deadline: Instant,
-        partition: PartitionId,
-        from: Offset,
-        bytes: (u32, u32),
-    ) {
-        let waiter = Waiter { partition, from, bytes_min: bytes.0, bytes_max: bytes.1, deadline };
+    /// Places in partitions, over all reads.
+    pub(crate) fn parts(&self) -> usize {
+        self.by_partition.len()
+    }
+
+    pub(crate) fn insert(&mut self, token: CallToken, waiter: Waiter) {
+        for part in waiter.parts() {
+            self.by_partition.insert((part.partition, token));
+        }
+        self.by_deadline.insert((waiter.deadline, token));
         self.by_token.insert(token, waiter);
-        self.by_partition.insert((partition, token));
-        self.by_deadline.insert((deadline, token));
     }
 
     pub(crate) fn remove(&mut self, token: CallToken) -> Option<Waiter> {
         let waiter = self.by_token.remove(&token)?;
-        self.by_partition.remove(&(waiter.partition, token));
+        for part in waiter.parts() {
+            self.by_partition.remove(&(part.partition, token));
+        }
         self.by_deadline.remove(&(waiter.deadline, token));
         Some(waiter)
     }
 
     /// Those who wait on a partition, in the order of their tokens.
-    pub(crate) fn of(&self, partition: PartitionId) -> impl Iterator<Item = (CallToken, &Waiter)> {
+    pub(crate) fn of(&self, partition: PartitionId) -> Vec<CallToken> {
         let range = (partition, CallToken(0))..=(partition, CallToken(u64::MAX));
-        self.by_partition.range(range).filter_map(|(_, token)| Some((*token, self.by_token.get(token)?)))
+        self.by_partition.range(range).map(|(_, token)| *token).collect()
+    }
+
+    /// Takes down how many bytes are readable in a partition for one who waits, and says whether that is
+    /// enough.
+    pub(crate) fn is_served(
+        &mut self,
+        token: CallToken,
+        partition: PartitionId,
+        bytes_from: impl Fn(Offset) -> u64,
+    ) -> bool {
+        let Some(waiter) = self.by_token.get_mut(&token) else { return false };
+        let (bytes_min, parts) = (waiter.bytes_min, waiter.parts_mut());
+        if let Ok(at) = parts.binary_search_by_key(&partition, |part| part.partition) {
+            parts[at].bytes = bytes_from(parts[at].from);
+            if parts[at].bytes >= bytes_min {
+                return true;
+            }
+        }
+        if parts.len() == 1 {
+            return false;
+        }
+        let mut sum = 0u64;
+        parts.iter().any(|part| {
+            sum = sum.saturating_add(part.bytes);
+            sum >= bytes_min
+        })
     }
 
     /// One whose time has come.

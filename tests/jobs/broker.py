@@ -46,7 +46,8 @@ class Broker:
         """Starts it and waits for its ready line; `settings` are of this start only."""
         self.log = pathlib.Path(log)
         words = [word for pair in settings for word in ("--set", pair)]
-        command = self.command + ["--listen", self.listen, "--http", "127.0.0.1:0", *words]
+        command = self.command + ["--listen", self.listen, "--http", "127.0.0.1:0"]
+        command += ["--kafka", "127.0.0.1:0", *words]
         with open(log, "ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=self.environment)
         line = self.process.stdout.readline()

@@ -153,6 +153,38 @@ pub const KEYS: &[Key] = &[
         "unlimited",
         "how long a connection with nothing under way is kept",
     ),
+    restart("kafka.enabled", Kind::Flag, "true", "serve Kafka's protocol; with false nothing listens for it"),
+    restart(
+        "kafka.listen",
+        Kind::Addresses,
+        "0.0.0.0:9092,[::]:9092",
+        "Kafka's protocol, node port, the same on every shard; 0.0.0.0 is IPv4, [::] is IPv6",
+    ),
+    restart(
+        "kafka.shard_port_base",
+        Kind::Number { min: 0, max: 65_279, auto: true },
+        "auto",
+        "port of shard 0 for Kafka; shard n listens on base + n. auto is the node port + 10000 (19092), \
+         0 lets the operating system choose",
+    ),
+    restart(
+        "kafka.advertised_host",
+        Kind::Text { empty: true },
+        "",
+        "host Kafka clients are told; empty is the bound address, or for 0.0.0.0 the one they reached",
+    ),
+    restart(
+        "kafka.addressing",
+        Kind::Choice(&["shard", "node"]),
+        "shard",
+        "shard shows each shard as a broker that leads its partitions; node shows one at the node port",
+    ),
+    restart(
+        "kafka.rack",
+        Kind::Text { empty: true },
+        "",
+        "rack Kafka clients are told for this node; empty is none",
+    ),
     restart("http.listen", Kind::Addresses, "127.0.0.1:7680", "health, metrics and status over HTTP"),
     restart(
         "wal.file_bytes",

@@ -98,7 +98,8 @@ fn plain(reply: Reply, broker: &dyn Broker, listener: &str) -> ResponseAnswer {
         Reply::Topic(view) => ResponseAnswer::Topic(topic(view, broker, listener)),
         Reply::Topics(names) => ResponseAnswer::Topics { names },
         Reply::Done => ResponseAnswer::Done,
-        Reply::Frames(_) => unreachable!("frames are answered with their bodies"),
+        Reply::Service(_) => unreachable!("native requests never call a service"),
+        Reply::Frames(_) | Reply::Readable(_) => unreachable!("no request of this protocol is answered so"),
     }
 }
 

@@ -302,6 +302,10 @@ impl Driver for UringDriver {
         Ok((release(socket), local))
     }
 
+    fn local_address(&mut self, connection: Handle) -> Option<SocketAddr> {
+        system::local_address(connection)
+    }
+
     fn list_directory(&mut self, path: &Path) -> io::Result<Vec<DirectoryEntry>> {
         system::list_directory(path)
     }

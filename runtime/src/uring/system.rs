@@ -157,6 +157,11 @@ pub(crate) fn list_directory(path: &Path) -> io::Result<Vec<DirectoryEntry>> {
     Ok(entries)
 }
 
+/// The address at which the peer of a connection reached this process.
+pub(crate) fn local_address(connection: Handle) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(borrow(connection)).ok()?).ok()
+}
+
 pub(crate) fn file_length(file: Handle) -> io::Result<u64> {
     Ok(rustix::fs::fstat(borrow(file))?.st_size as u64)
 }

@@ -70,6 +70,9 @@ pub(crate) struct TopicSettings {
     /// When a producer that does not say otherwise is answered: none, memory, replicated or durable.
     #[arg(long = "default-acks", value_name = "LEVEL")]
     acks: Option<String>,
+    /// Whose time records have: producer or broker, for protocols that leave it to the broker.
+    #[arg(long, value_name = "WHOSE")]
+    timestamps: Option<String>,
     /// Any setting of `martlet topic describe`; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -92,6 +95,7 @@ impl TopicSettings {
             ("segment_bytes", &self.segment_bytes),
             ("batch_bytes_max", &self.batch_bytes_max),
             ("acks", &self.acks),
+            ("timestamps", &self.timestamps),
         ] {
             if let Some(value) = value {
                 pairs.retain(|(other, _)| other != key);

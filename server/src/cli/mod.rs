@@ -108,6 +108,9 @@ pub(crate) struct SettingsArguments {
     /// Address of the native protocol; may be repeated; port 0 = choose [key native.listen].
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: Vec<String>,
+    /// Address of Kafka's protocol; may be repeated; port 0 = choose [key kafka.listen].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) kafka: Vec<String>,
     /// Address of health, metrics and status over HTTP; may be repeated; port 0 = choose [key http.listen].
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Vec<String>,

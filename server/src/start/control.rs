@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 
 use super::http::{self, Facts};
 use super::logs::Logs;
-use super::say_ready;
+use super::{node_config, say_ready};
 use crate::cli::SettingsArguments;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -54,7 +54,10 @@ pub(crate) fn run(broker: Broker<'_>) -> Result<(), Failure> {
 async fn serve(mut broker: Broker<'_>) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let (http_listeners, http_addresses) = bind_http(&broker.settings).await?;
-    let gateways: martlet_node::Gateways = vec![Arc::new(martlet_gateway_native::NativeGateway::new())];
+    let gateways: martlet_node::Gateways = vec![
+        Arc::new(martlet_gateway_native::NativeGateway::new()),
+        Arc::new(martlet_gateway_kafka::KafkaGateway::new(node_config::kafka(&broker.settings))),
+    ];
     let data_dir = broker.config.data_dir.clone();
     let node = Node::start(broker.config.clone(), gateways, broker.drivers.clone())
         .map_err(|error| failure_of(error, &data_dir))?;

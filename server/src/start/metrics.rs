@@ -130,6 +130,7 @@ impl Collector for Snapshot {
             let values = self.by_shard(read);
             gauge(&mut encoder, name, help, &values)?;
         }
+        super::group_metrics::encode(&self.stats, &mut encoder)?;
         self.encode_busy(&mut encoder)?;
         self.encode_flushes(&mut encoder)?;
         self.encode_process(&mut encoder)

@@ -2,6 +2,7 @@
 //! it in order. Owns the life of the process; must never touch a record or a log file.
 
 mod control;
+mod group_metrics;
 mod http;
 mod logs;
 mod metrics;
@@ -65,16 +66,18 @@ pub(crate) fn run(start: &StartArguments, output: &Output) -> Result<(), Failure
 
 /// The one line that says the broker serves.
 fn say_ready(listeners: &[BoundListener], http: &[SocketAddr], output: &Output) -> Result<(), Failure> {
-    let native = listeners.iter().find(|listener| listener.protocol == "native");
+    let of = |protocol: &str| listeners.iter().find(|listener| listener.protocol == protocol);
+    let native = of("native");
     let first = |addresses: Option<&SocketAddr>| addresses.map_or_else(|| "none".into(), ToString::to_string);
     let native_first = first(native.and_then(|listener| listener.node.first()));
     let http_first = first(http.first());
-    let line = format!("ready native={native_first} http={http_first}");
+    let kafka_first = first(of("kafka").and_then(|listener| listener.node.first()));
+    let line = format!("ready native={native_first} http={http_first} kafka={kafka_first}");
     let shards: Vec<String> =
         native.iter().flat_map(|listener| &listener.shards).map(|(_, address)| address.to_string()).collect();
     output.say(
         &line,
-        &json!({ "ready": true, "native": native_first, "http": http_first, "shards": shards,
-                 "pid": std::process::id() }),
+        &json!({ "ready": true, "native": native_first, "http": http_first, "kafka": kafka_first,
+                 "shards": shards, "pid": std::process::id() }),
     )
 }

@@ -1,11 +1,13 @@
 //! From settings to what the node is started with. Owns the mapping of names; must never invent a value that
 //! is not a setting or derived from one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use martlet_core::NodeId;
 use martlet_core::config::Settings;
 use martlet_core::limits::SHARDS_MAX;
+use martlet_gateway_kafka::{Addressing, GroupConfig, GroupServices, KafkaConfig};
 use martlet_net::{ConnectionLimits, ListenerConfig};
 use martlet_node::NodeConfig;
 use martlet_wal::config::StoreConfig;
@@ -29,7 +31,11 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
     let mut config = NodeConfig::new(settings.text("data_dir"));
     config.node = NodeId(1);
     config.shards = shards;
-    config.listeners = vec![native_listener(settings)?];
+    config.listeners = vec![listener(settings, "native")?];
+    if settings.flag("kafka.enabled") {
+        config.listeners.push(listener(settings, "kafka")?);
+        config.services = vec![Arc::new(GroupServices::new(GroupConfig::default()))];
+    }
     config.drain = settings.duration("node.drain_wait").unwrap_or(Duration::from_secs(20));
     config.geometry.file_bytes = settings.bytes("wal.file_bytes");
     config.geometry.files = u32::try_from(number(settings, "wal.files")).unwrap_or(u32::MAX);
@@ -52,8 +58,7 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
         ..ConnectionLimits::default()
     };
     let text = |key: &str| settings.value(key).to_string();
-    config.topic_defaults =
-        TOPIC_SETTINGS.iter().map(|name| ((*name).to_owned(), text(&format!("topic.{name}")))).collect();
+    config.topic_defaults = topic_defaults(settings);
     config.topic_partitions_default = u32::try_from(number(settings, "topic.partitions")).unwrap_or(1);
     config.facts = vec![
         ("version".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
@@ -96,20 +101,46 @@ pub(crate) fn shard_count(settings: &Settings) -> u16 {
     u16::try_from(shards).unwrap_or(SHARDS_MAX)
 }
 
+fn topic_defaults(settings: &Settings) -> Vec<(String, String)> {
+    let text = |name: &str| settings.value(&format!("topic.{name}")).to_string();
+    TOPIC_SETTINGS.iter().map(|name| ((*name).to_owned(), text(name))).collect()
+}
+
+/// What the gateway of Kafka's protocol is told.
+pub(crate) fn kafka(settings: &Settings) -> KafkaConfig {
+    let addressing = match settings.text("kafka.addressing") {
+        "node" => Addressing::Node,
+        _ => Addressing::Shard,
+    };
+    KafkaConfig {
+        addressing,
+        auto_create_topics: settings.flag("topic.auto_create"),
+        rack: settings.text("kafka.rack").to_owned(),
+        topic_defaults: topic_defaults(settings),
+        ..KafkaConfig::default()
+    }
+}
+
 /// The native listener, with the port of shard 0 if it is fixed.
 ///
 /// # Errors
 /// Addresses with different ports.
 pub(crate) fn native_listener(settings: &Settings) -> Result<ListenerConfig, Failure> {
-    let bind = settings.addresses("native.listen").to_vec();
+    listener(settings, "native")
+}
+
+/// The listener of `protocol`, whose keys begin with its name.
+fn listener(settings: &Settings, protocol: &str) -> Result<ListenerConfig, Failure> {
+    let key = |name: &str| format!("{protocol}.{name}");
+    let bind = settings.addresses(&key("listen")).to_vec();
     let port = bind.first().map_or(0, |address| address.port());
     if let Some(other) = bind.iter().find(|address| address.port() != port) {
         return Err(Failure::Usage(format!(
-            "`native.listen` has the ports {port} and {}: use one port on all addresses",
+            "`{protocol}.listen` has the ports {port} and {}: use one port on all addresses",
             other.port()
         )));
     }
-    let base = match settings.number("native.shard_port_base") {
+    let base = match settings.number(&key("shard_port_base")) {
         Some(base) => u16::try_from(base).unwrap_or(0),
         None if port == 0 => 0,
         None => port
@@ -117,10 +148,10 @@ pub(crate) fn native_listener(settings: &Settings) -> Result<ListenerConfig, Fai
             .filter(|base| base.checked_add(SHARDS_MAX).is_some())
             .unwrap_or_else(|| port.saturating_sub(SHARD_PORT_DISTANCE)),
     };
-    let advertised = settings.text("native.advertised_host");
+    let advertised = settings.text(&key("advertised_host"));
     Ok(ListenerConfig {
-        name: "native".into(),
-        protocol: "native".into(),
+        name: protocol.into(),
+        protocol: protocol.into(),
         bind,
         advertised: (!advertised.is_empty()).then(|| advertised.to_owned()),
         shard_port_base: (base != 0).then_some(base),
@@ -135,22 +166,22 @@ fn number(settings: &Settings, key: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn listener(assignments: &[&str]) -> Result<ListenerConfig, Failure> {
+    fn native(assignments: &[&str]) -> Result<ListenerConfig, Failure> {
         let mut settings = Settings::default();
         for assignment in assignments {
             settings.apply_assignment(assignment).unwrap();
         }
-        native_listener(&settings)
+        listener(&settings, "native")
     }
 
     #[test]
     fn shard_ports_follow_the_node_port() {
-        assert_eq!(listener(&[]).unwrap().shard_port_base, Some(17_650));
-        assert_eq!(listener(&["native.listen=127.0.0.1:0"]).unwrap().shard_port_base, None);
-        assert_eq!(listener(&["native.listen=127.0.0.1:65000"]).unwrap().shard_port_base, Some(55_000));
-        assert_eq!(listener(&["native.shard_port_base=0"]).unwrap().shard_port_base, None);
-        assert_eq!(listener(&["native.shard_port_base=9000"]).unwrap().shard_port_base, Some(9000));
-        assert!(listener(&["native.listen=127.0.0.1:1,[::1]:2"]).is_err());
+        assert_eq!(native(&[]).unwrap().shard_port_base, Some(17_650));
+        assert_eq!(native(&["native.listen=127.0.0.1:0"]).unwrap().shard_port_base, None);
+        assert_eq!(native(&["native.listen=127.0.0.1:65000"]).unwrap().shard_port_base, Some(55_000));
+        assert_eq!(native(&["native.shard_port_base=0"]).unwrap().shard_port_base, None);
+        assert_eq!(native(&["native.shard_port_base=9000"]).unwrap().shard_port_base, Some(9000));
+        assert!(native(&["native.listen=127.0.0.1:1,[::1]:2"]).is_err());
     }
 
     #[test]

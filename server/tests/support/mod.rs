@@ -60,6 +60,7 @@ pub struct Start {
     pub log: PathBuf,
     /// 0 = the operating system chooses.
     pub port: u16,
+    pub kafka_port: u16,
     pub shards: u16,
     pub more: Vec<String>,
 }
@@ -67,7 +68,7 @@ pub struct Start {
 impl Start {
     pub fn new(place: &Place) -> Start {
         let (data_dir, log) = (place.path().join("data"), place.path().join("broker.log"));
-        Start { data_dir, log, port: 0, shards: 1, more: Vec::new() }
+        Start { data_dir, log, port: 0, kafka_port: 0, shards: 1, more: Vec::new() }
     }
 
     pub fn shards(mut self, shards: u16) -> Start {
@@ -85,6 +86,7 @@ impl Start {
         let mut command = Command::new(MARTLET);
         command.arg("start").arg("--data-dir").arg(&self.data_dir).args(SMALL);
         command.arg(format!("--listen=127.0.0.1:{}", self.port)).arg("--http=127.0.0.1:0");
+        command.arg(format!("--kafka=127.0.0.1:{}", self.kafka_port));
         command.arg(format!("--set=node.shards={}", self.shards)).args(&self.more);
         clean(&mut command);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
@@ -98,16 +100,16 @@ impl Start {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (Some(native), Some(http)) = (
-            words.get(1).and_then(|word| word.strip_prefix("native=")),
-            words.get(2).and_then(|word| word.strip_prefix("http=")),
-        ) else {
+        let word = |at: usize, name: &str| words.get(at).and_then(|word| word.strip_prefix(name));
+        let (Some(native), Some(http), Some(kafka)) =
+            (word(1, "native="), word(2, "http="), word(3, "kafka="))
+        else {
             let status = child.wait().unwrap();
             panic!("no ready line but {line:?}, {status}, log:\n{}", self.log_text());
         };
-        assert!(words.len() == 3 && words[0] == "ready", "the ready line is {line:?}");
-        let (native, http) = (native.to_owned(), http.to_owned());
-        Broker { child, native, http, start: self.clone(), stdout: Some(stdout) }
+        assert!(words.len() == 4 && words[0] == "ready", "the ready line is {line:?}");
+        let (native, http, kafka) = (native.to_owned(), http.to_owned(), kafka.to_owned());
+        Broker { child, native, http, kafka, start: self.clone(), stdout: Some(stdout) }
     }
 
     /// Starts it where it must refuse, and waits for its end.
@@ -140,6 +142,7 @@ pub struct Broker {
     child: Child,
     pub native: String,
     pub http: String,
+    pub kafka: String,
     start: Start,
     stdout: Option<BufReader<std::process::ChildStdout>>,
 }

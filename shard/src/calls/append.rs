@@ -23,7 +23,7 @@ impl Engine {
         log: &mut dyn Log,
         token: CallToken,
         context: &CallContext,
-        append: Append,
+        mut append: Append,
         now: Now,
     ) -> Outcome {
         let cost = Cost { bytes: append.body.len() as u64, records: u64::from(append.record_count) };
@@ -32,6 +32,10 @@ impl Engine {
             .ok_or_else(|| self.not_here(append.partition))?;
         check_shape(&append, &topic.settings)?;
         let acks = append.acks.unwrap_or(topic.settings.acks);
+        if append.format == format::KAFKA_V2 && append.base_sequence >= 0 {
+            let Append { producer, producer_epoch, base_sequence, .. } = append;
+            append.base_sequence = partition.memory.producers.widen(producer, producer_epoch, base_sequence);
+        }
         let sequence = sequence_of(&append)?;
         if let Some(sequence) = sequence {
             match partition.memory.producers.check(sequence) {

@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use martlet_core::limits::{PARTITION_WAITERS_MAX, READ_BYTES_MAX, READ_WAIT_MS_MAX, SHARD_WAITERS_MAX};
+use martlet_core::limits::{
+    AWAIT_PARTITIONS_MAX, PARTITION_WAITERS_MAX, READ_BYTES_MAX, READ_WAIT_MS_MAX,
+    SHARD_AWAITED_PARTITIONS_MAX, SHARD_WAITERS_MAX,
+};
 use martlet_core::native::OffsetAt;
 use martlet_core::{ErrorCode, Now, Offset, PartitionId, Refusal};
 
-use crate::api::{Answer, CallContext, CallToken, PartitionStatus, Read, Reply};
+use crate::api::{Answer, Await, CallContext, CallToken, PartitionStatus, Read, Readable, Reply};
 use crate::engine::{Engine, Outcome, unknown_partition};
 use crate::guard::{Cost, Operation};
 use crate::log::{Log, WriteClass};
 use crate::partition::Partition;
-use crate::wait::Waiter;
+use crate::pending::{Callers, Pending, Write};
+use crate::wait::{Part, Waiter, Wanted};
 
 impl Engine {
     pub(crate) fn read(&mut self, token: CallToken, context: &CallContext, read: Read, now: Now) -> Outcome {
@@ -25,15 +29,42 @@ impl Engine {
             self.fetch(token, id, read.from, bytes_max);
             return Ok(None);
         }
-        if partition.waiters >= PARTITION_WAITERS_MAX || self.waiters.len() >= SHARD_WAITERS_MAX {
+        let part = Part { partition: id, from: read.from, bytes: 0 };
+        let wanted = Wanted::Frames { part, bytes_max };
+        self.wait(token, wanted, (bytes_min, read.wait_ms), now)
+    }
+
+    /// Keeps a read until there are enough bytes for it, or its time is over.
+    fn wait(
+        &mut self,
+        token: CallToken,
+        wanted: Wanted,
+        (bytes_min, wait_ms): (u32, u32),
+        now: Now,
+    ) -> Outcome {
+        let wait = Duration::from_millis(u64::from(wait_ms.min(READ_WAIT_MS_MAX)));
+        let deadline = now.instant.after(wait);
+        let waiter = Waiter { wanted, bytes_min: u64::from(bytes_min), deadline };
+        let is_full = |part: &Part| {
+            let partition = self.partitions.get(&part.partition);
+            partition.is_some_and(|partition| partition.waiters >= PARTITION_WAITERS_MAX)
+        };
+        let parts = waiter.parts().len() + self.waiters.parts();
+        if parts > SHARD_AWAITED_PARTITIONS_MAX
+            || self.waiters.len() >= SHARD_WAITERS_MAX
+            || waiter.parts().iter().any(is_full)
+        {
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
                 "too many reads wait for records here: read without waiting, or later",
             ));
         }
-        partition.waiters += 1;
-        let wait = Duration::from_millis(u64::from(read.wait_ms.min(READ_WAIT_MS_MAX)));
-        self.waiters.insert(token, now.instant.after(wait), id, read.from, (bytes_min, bytes_max));
+        for part in waiter.parts() {
+            if let Some(partition) = self.partitions.get_mut(&part.partition) {
+                partition.waiters += 1;
+            }
+        }
+        self.waiters.insert(token, waiter);
         self.counters.waits += 1;
         Ok(None)
     }
@@ -50,10 +81,77 @@ impl Engine {
 
     /// The wait of a read is over, with or without records.
     pub(crate) fn end_wait(&mut self, token: CallToken, waiter: Waiter) {
-        if let Some(partition) = self.partitions.get_mut(&waiter.partition) {
-            partition.waiters -= 1;
+        self.uncount(&waiter);
+        match waiter.wanted {
+            Wanted::Frames { part, bytes_max } => self.fetch(token, part.partition, part.from, bytes_max),
+            Wanted::Facts(parts) => {
+                let facts = parts.iter().map(|part| self.readable(part.partition, part.from)).collect();
+                self.answer(token, Ok(Reply::Readable(facts)));
+            }
         }
-        self.fetch(token, waiter.partition, waiter.from, waiter.bytes_max);
+    }
+
+    /// Somebody waits no longer.
+    pub(crate) fn uncount(&mut self, waiter: &Waiter) {
+        for part in waiter.parts() {
+            if let Some(partition) = self.partitions.get_mut(&part.partition) {
+                partition.waiters -= 1;
+            }
+        }
+    }
+
+    /// What a reader finds who stands at `from`.
+    fn readable(&self, id: PartitionId, from: Offset) -> Result<Readable, Refusal> {
+        let partition = self.partitions.get(&id).ok_or_else(|| self.not_here(id))?;
+        check_range(partition, id, from)?;
+        Ok(Readable {
+            epoch: partition.epoch,
+            log_start: partition.log_start,
+            committed: partition.committed,
+            bytes: partition.bytes_from(from),
+        })
+    }
+
+    pub(crate) fn facts(&mut self, context: &CallContext, ids: &[PartitionId], now: Now) -> Outcome {
+        if ids.len() > AWAIT_PARTITIONS_MAX {
+            let text = format!("ask about at most {AWAIT_PARTITIONS_MAX} partitions");
+            return Err(Refusal::new(ErrorCode::InvalidArgument, text));
+        }
+        let mut facts = Vec::with_capacity(ids.len());
+        for id in ids {
+            let passed = self.pass_partition(context, Operation::Describe, *id, Cost::default(), now);
+            let end = self.partitions.get(id).map_or(0, |partition| partition.committed);
+            facts.push(passed.and_then(|()| self.readable(*id, end)));
+        }
+        Ok(Some(Reply::Readable(facts)))
+    }
+
+    pub(crate) fn await_records(
+        &mut self,
+        token: CallToken,
+        context: &CallContext,
+        wait: Await,
+        now: Now,
+    ) -> Outcome {
+        let is_ordered = wait.parts.is_sorted_by(|left, right| left.0 < right.0);
+        if !is_ordered || wait.parts.len() > AWAIT_PARTITIONS_MAX {
+            let text = format!("wait for at most {AWAIT_PARTITIONS_MAX} partitions, in order, each once");
+            return Err(Refusal::new(ErrorCode::InvalidArgument, text));
+        }
+        let mut facts = Vec::with_capacity(wait.parts.len());
+        for (id, from) in &wait.parts {
+            let passed = self.pass_partition(context, Operation::Read, *id, Cost::default(), now);
+            facts.push(passed.and_then(|()| self.readable(*id, *from)));
+        }
+        let known = |fact: &Result<Readable, Refusal>| fact.as_ref().map_or(0, |fact| fact.bytes);
+        let bytes = facts.iter().map(known).fold(0, u64::saturating_add);
+        let is_over = wait.wait_ms == 0 || facts.iter().any(Result::is_err);
+        if is_over || bytes >= u64::from(wait.bytes_min.max(1)) || facts.is_empty() {
+            return Ok(Some(Reply::Readable(facts)));
+        }
+        let parts = wait.parts.iter().zip(&facts);
+        let parts = parts.map(|((id, from), fact)| Part { partition: *id, from: *from, bytes: known(fact) });
+        self.wait(token, Wanted::Facts(parts.collect()), (wait.bytes_min, wait.wait_ms), now)
     }
 
     /// Wakes the reads for which enough was committed.
@@ -64,12 +162,11 @@ impl Engine {
             if partition.waiters == 0 {
                 continue;
             }
-            let is_served =
-                |waiter: &Waiter| partition.bytes_from(waiter.from) >= u64::from(waiter.bytes_min);
-            let served: Vec<CallToken> =
-                self.waiters.of(id).filter(|(_, waiter)| is_served(waiter)).map(|(token, _)| token).collect();
-            for token in served {
-                if let Some(waiter) = self.waiters.remove(token) {
+            for token in self.waiters.of(id) {
+                let Some(partition) = self.partitions.get(&id) else { break };
+                if self.waiters.is_served(token, id, |from| partition.bytes_from(from))
+                    && let Some(waiter) = self.waiters.remove(token)
+                {
                     self.end_wait(token, waiter);
                 }
             }
@@ -121,6 +218,44 @@ impl Engine {
             cursors: count(partition.memory.cursors.len()),
             fenced: why.unwrap_or_default(),
         })))
+    }
+}
+
+impl Engine {
+    /// Removes records because somebody asked for it.
+    pub(crate) fn trim_records(
+        &mut self,
+        log: &mut dyn Log,
+        token: CallToken,
+        context: &CallContext,
+        (id, before): (PartitionId, Option<Offset>),
+        now: Now,
+    ) -> Outcome {
+        self.pass_partition(context, Operation::Trim, id, Cost::default(), now)?;
+        let partition = self.partitions.get(&id).ok_or_else(|| unknown_partition(id))?;
+        let before = before.unwrap_or(partition.committed);
+        if before > partition.committed {
+            return Err(Refusal::at(
+                ErrorCode::OffsetOutOfRange,
+                partition.committed,
+                format!("offset {before} is not readable yet: the end is {}", partition.committed),
+            ));
+        }
+        self.check_writable(0)?;
+        log.admit(id, 0, WriteClass::Reserve)?;
+        let Some(partition) = self.partitions.get_mut(&id) else { return Ok(None) };
+        partition.log_start = partition.log_start.max(before);
+        let log_start = partition.log_start;
+        let lsn = log.trim(id, log_start);
+        self.counters.trims += 1;
+        self.queue.push(Pending {
+            lsn,
+            partition: id,
+            bytes: 0,
+            callers: Callers { first: Some(token), repeats: Vec::new() },
+            write: Write::Trim { log_start },
+        });
+        Ok(None)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Calls about topics. Changes go through the log of the metadata; facts come from this shard's copy.
 
 use martlet_core::limits::TOPIC_LIST_COUNT_MAX;
-use martlet_core::{Now, TopicId, TopicName};
+use martlet_core::{ErrorCode, Now, Refusal, TopicId, TopicName};
 
 use crate::api::{CallContext, CallToken, Reply};
 use crate::engine::{Engine, Outcome};
@@ -65,6 +65,18 @@ impl Engine {
         self.pass_topic(context, Operation::Describe, Some(name), now)?;
         let topic = self.metadata.topic(name).ok_or_else(|| unknown_topic(name))?;
         Ok(Some(Reply::Topic(self.metadata.view(topic, self.config.shards))))
+    }
+
+    pub(crate) fn topic_find(&mut self, context: &CallContext, id: TopicId, now: Now) -> Outcome {
+        let topic = self.metadata.topic_of(id).cloned();
+        self.pass_topic(context, Operation::Describe, topic.as_ref().map(|topic| &topic.name), now)?;
+        let topic = topic.ok_or_else(|| {
+            Refusal::new(
+                ErrorCode::UnknownTopic,
+                format!("there is no topic with id {id}: look it up by name"),
+            )
+        })?;
+        Ok(Some(Reply::Topic(self.metadata.view(&topic, self.config.shards))))
     }
 
     pub(crate) fn topic_list(

@@ -67,6 +67,15 @@ impl SlotTable {
         let assigned = self.assigned.get(&slot).filter(|shard| shard.0 < shards);
         assigned.copied().unwrap_or(ShardId(slot.0 % shards))
     }
+
+    /// The owner of a key of a service: that of the slot its text hashes to.
+    #[must_use]
+    pub fn owner_of_key(&self, key: &str, shards: u16) -> ShardId {
+        // FNV-1a; stored state depends on it.
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        let hash = key.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+        self.owner(PartitionId(hash), shards)
+    }
 }
 
 /// The state.
@@ -75,6 +84,8 @@ pub struct State {
     /// Index of the last command applied; the first command has 1.
     applied: u64,
     topics: BTreeMap<TopicName, Arc<Topic>>,
+    /// The same topics by id.
+    names: BTreeMap<TopicId, TopicName>,
     slots: SlotTable,
     /// Partition ids below it are taken, now or before; 0 is the system partition.
     next_partition: u64,
@@ -91,6 +102,7 @@ impl Default for State {
         State {
             applied: 0,
             topics: BTreeMap::new(),
+            names: BTreeMap::new(),
             slots: SlotTable::default(),
             next_partition: 1,
             next_producer: 1,
@@ -109,6 +121,11 @@ impl State {
     #[must_use]
     pub fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
         self.topics.get(name)
+    }
+
+    #[must_use]
+    pub fn topic_of(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics.get(self.names.get(&id)?)
     }
 
     /// Topics in the order of their names.
@@ -195,6 +212,7 @@ impl State {
             Command::TopicAlter { name, partitions, settings } => self.alter(&name, partitions, &settings),
             Command::TopicDelete { name } => {
                 let topic = self.topics.remove(&name).ok_or_else(|| unknown_topic(&name))?;
+                self.names.remove(&topic.id);
                 self.partition_count -= topic.partitions.len() as u64;
                 Ok(Applied::Deleted(topic))
             }
@@ -300,6 +318,7 @@ impl State {
         let (overrides, settings) = settings::merge(&[], changes)?;
         let partitions = self.allot(u64::from(partitions));
         let topic = Arc::new(Topic { id, name: name.clone(), partitions, overrides, settings });
+        self.names.insert(id, name.clone());
         self.topics.insert(name, topic.clone());
         Ok(Applied::Topic(topic))
     }
@@ -383,6 +402,7 @@ impl State {
                 .collect::<Result<Vec<_>, CodecError>>()?;
             state.partition_count += partitions.len() as u64;
             let topic = Topic { id, name: name.clone(), partitions, overrides, settings };
+            state.names.insert(id, name.clone());
             state.topics.insert(name, Arc::new(topic));
         }
         Ok(state)

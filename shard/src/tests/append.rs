@@ -195,3 +195,28 @@ impl Bench {
         self.take(token).expect("answered at once").expect_err("refused").code
     }
 }
+
+#[test]
+fn sequences_of_31_bits_go_on_at_zero() {
+    let mut bench = Bench::new();
+    let id = bench.topic("t", 1, &[])[0];
+    let kafka = |base_sequence, count| {
+        Call::Append(Append { format: format::KAFKA_V2, ..batch(id, base_sequence, count) })
+    };
+    let step = 1_000_000i64;
+    let (mut sequence, mut offset) = (0i64, 0u64);
+    while sequence + step < 1 << 31 {
+        assert_eq!(offset_of(bench.call(kafka(sequence, step as u32))), (offset, false));
+        (sequence, offset) = (sequence + step, offset + step as u64);
+    }
+    let rest = ((1i64 << 31) - sequence + 5) as u32;
+    assert_eq!(offset_of(bench.call(kafka(sequence, rest))), (offset, false));
+    let end = offset + u64::from(rest);
+    assert_eq!(offset_of(bench.call(kafka(5, 2))), (end, false));
+    assert_eq!(offset_of(bench.call(kafka(sequence, rest))), (offset, true), "a retry from before the end");
+    assert_eq!(bench.refused(kafka(8, 1)), ErrorCode::OutOfOrderSequence);
+    let (snapshot, records) = (bench.engine.snapshot(), bench.log.records().len());
+    bench.restart(records, Some(&(snapshot, records)));
+    assert_eq!(offset_of(bench.call(kafka(5, 2))), (end, true));
+    assert_eq!(offset_of(bench.call(kafka(7, 1))), (end + 2, false));
+}

@@ -184,7 +184,7 @@ impl Reader {
 
     fn push(&mut self, partition: u32, frame: &FrameView<'_>, whole: &Bytes, from: u64) {
         let base = frame.header.base_offset.to_native();
-        if frame.header.format != format::NATIVE {
+        if !matches!(frame.header.format, format::NATIVE | format::KAFKA_V2) {
             let detail = format!("its format {} is not served by this client", frame.header.format);
             return self.unreadable(partition, base, detail);
         }

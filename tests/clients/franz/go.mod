@@ -1,0 +1,5 @@
+module martlet.example/clients/franz
+
+go 1.24
+
+require github.com/twmb/franz-go v1.21.0
