@@ -1,5 +1,5 @@
-//! Disks that say that all is well: bits that flip at rest, writes that are lost or go elsewhere, and what each
-//! of them touched.
+//! Disks that say that all is well: bits that flip at rest, writes that are lost or go elsewhere, and what
+//! each of them touched.
 
 use bytes::Bytes;
 use martlet_core::Instant;

@@ -122,12 +122,12 @@ impl World {
     fn hear(&mut self, at: usize, failure: Option<Failure>) {
         let peer = &mut self.peers[at];
         match failure {
-            None => {}
-            Some(Failure::RebalanceInProgress | Failure::IllegalGeneration) => {
-                if peer.doing == Doing::Member {
-                    peer.doing = Doing::Nothing;
-                }
+            Some(Failure::RebalanceInProgress | Failure::IllegalGeneration)
+                if peer.doing == Doing::Member =>
+            {
+                peer.doing = Doing::Nothing;
             }
+            None | Some(Failure::RebalanceInProgress | Failure::IllegalGeneration) => {}
             Some(Failure::UnknownMemberId | Failure::FencedInstanceId) => {
                 peer.id = String::new();
                 peer.doing = Doing::Nothing;
