@@ -5,15 +5,24 @@ use bytes::Bytes;
 use martlet_core::Instant;
 
 use super::disk::{PAGE_BYTES, WriteId};
-use super::fault::Fault;
+use super::fault::{Fault, Place};
 use super::file_ops::OpenFile;
 use super::names::FileNumber;
 use super::world::{Corruption, MachineId, World};
+
+fn has_two_slots(place: Place) -> bool {
+    place == "superblock" || place == "checkpoint"
+}
 
 impl World {
     /// Flips one bit of what is at rest. False if that byte is not there, or not yet durable.
     pub(crate) fn flip(&mut self, machine: MachineId, file: FileNumber, byte: u64) -> bool {
         let bit = self.randoms.disk.below(8) as u8;
+        let path = self.machine(machine).files.path_of(file);
+        let place = self.place(&path);
+        if !self.may_lie(place) {
+            return false;
+        }
         let (touched, newest) = self.touched(machine, file, byte, 1);
         let flipped =
             self.machine(machine).files.file(file).is_some_and(|contents| contents.flip_bit(byte, bit));
@@ -56,9 +65,18 @@ impl World {
         self.corruptions.push(Corruption { fault, machine, path, offset, length, at, touched, is_tail });
     }
 
+    /// Two slots stand against one lie, not against one about each: where there are two, a disk lies once.
+    fn may_lie(&self, place: Place) -> bool {
+        let lied = |corruption: &Corruption| has_two_slots((self.config.place_of)(&corruption.path));
+        !has_two_slots(place) || !self.corruptions.iter().any(lied)
+    }
+
     /// Whether a write will be lost or misdirected. Only a whole one is: of a part, the other part would be
     /// lost with it, and nobody would know that it was touched.
     pub(crate) fn lie(&mut self, machine: MachineId, open: OpenFile, offset: u64) -> Option<Fault> {
+        if !self.may_lie(open.place) {
+            return None;
+        }
         let faults = [Fault::LostWrite, Fault::Misdirected];
         let lie = faults.into_iter().find(|fault| self.strikes_disk(*fault, open.place))?;
         let contents = self.machine(machine).files.file(open.file)?;
@@ -109,8 +127,10 @@ impl World {
         offset: u64,
         data: &Bytes,
     ) {
+        let place_of = self.config.place_of;
+        let names = self.machine(machine).files.names.files();
         let files: Vec<FileNumber> =
-            self.machine(machine).files.names.files().map(|(_, file)| file).collect();
+            names.filter(|(path, _)| !has_two_slots(place_of(path))).map(|(_, file)| file).collect();
         let other = files.get(self.randoms.disk.index(files.len())).copied();
         let victim = if self.randoms.disk.coin() { file } else { other.unwrap_or(file) };
         let room = self.machine(machine).files.file(victim).map_or(0, |contents| contents.length());

@@ -24,6 +24,8 @@ pub(crate) const SHARDS_MAX: u16 = 3;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Health {
     Starting,
+    /// On its way out; it takes no calls any more.
+    Stopping,
     Ready,
     /// Running, but takes no writes somewhere.
     Degraded(String),
@@ -44,7 +46,8 @@ impl LogPlan {
     pub(crate) fn draw(random: &mut SimRandom) -> LogPlan {
         LogPlan {
             ring_file_bytes: if random.coin() { 128 * 1024 } else { 256 * 1024 },
-            ring_files: random.between(3, 4) as u32,
+            // The configuration takes no fewer than four.
+            ring_files: random.between(4, 5) as u32,
             tail_cache_bytes: if random.coin() { 16 * 1024 } else { 128 * 1024 },
             big_batch_bytes_min: if random.coin() { u64::MAX } else { 24 * 1024 },
         }
@@ -72,8 +75,7 @@ impl Process {
         match self.handle.phase() {
             Phase::Starting => Health::Starting,
             Phase::Stopped => Health::Ended(self.failure.borrow().clone().map_or(Ok(()), Err)),
-            // Stopping: it takes no calls any more.
-            Phase::Stopping => Health::Degraded("stopping".to_owned()),
+            Phase::Stopping => Health::Stopping,
             Phase::Ready => match self.handle.readiness().reasons.first() {
                 Some(reason) => Health::Degraded(reason.clone()),
                 None => Health::Ready,

@@ -30,6 +30,8 @@ const ROUNDS_MIN: u32 = 3;
 const ROUNDS_MAX: u32 = 30;
 /// What a healed world may take for anything that must succeed.
 pub(super) const HEALED_WAIT: Duration = Duration::from_secs(300);
+/// A broker that makes no topic for so long is started again: its storage may have failed.
+const STORAGE_WAIT: Duration = Duration::from_secs(10);
 /// Starts of a broker in a row that may fail while devices do.
 const STARTS_MAX: u32 = 50;
 /// One seed in so many has disks that lie, unless it is told otherwise.
@@ -264,7 +266,8 @@ impl Scene {
                 break;
             }
             self.start_broker();
-            self.run_while_waiting(Duration::from_secs(30), |scene| scene.health() != Health::Starting);
+            let is_decided = |scene: &Scene| !matches!(scene.health(), Health::Starting | Health::Stopping);
+            self.run_while_waiting(Duration::from_secs(30), is_decided);
             match self.health() {
                 Health::Ready | Health::Degraded(_) => return Ok(()),
                 other => why = format!("{other:?}"),
@@ -338,7 +341,7 @@ impl Scene {
         task.detach();
         for _ in 0..STARTS_MAX {
             self.world.poke();
-            self.run_while_waiting(HEALED_WAIT, |scene| {
+            self.run_while_waiting(STORAGE_WAIT, |scene| {
                 made.borrow().is_some() || matches!(scene.health(), Health::Ended(_))
             });
             if made.borrow().is_some() {
