@@ -1,9 +1,9 @@
 //! A checkpoint: what the ring no longer has to hold. Two slots, files of their own, written in turn.
 //!
-//! Layout version 1, little-endian: a header of 64 bytes (magic, version, flags, generation, length, checksum
-//! of the content and of the header itself), then the content, zeros up to the block. The checksum of the
-//! content covers the padding too; bytes after `length` belong to an older, longer checkpoint of the slot and mean
-//! nothing.
+//! Layout version 1, little-endian: a header of 64 bytes (magic, version, flags, generation, length,
+//! checksum of the content and of the header itself), then the content, zeros up to the block. The checksum
+//! of the content covers the padding too; bytes after `length` belong to an older, longer checkpoint of the
+//! slot and mean nothing.
 //!
 //! **Invariant**: a checkpoint is written only when the ring is durable through the moment it was taken, and
 //! every segment byte below the lengths it names was synced before.
