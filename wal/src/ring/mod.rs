@@ -408,6 +408,12 @@ impl Ring {
         self.starts.get(after.checked_sub(1)?).copied()
     }
 
+    /// The first place at or above `position` that a checkpoint can name; the head if there is none yet.
+    pub(crate) fn start_from(&self, position: u64) -> u64 {
+        let below = self.starts.partition_point(|start| start.position < position);
+        self.starts.get(below).map_or_else(|| self.head(), |start| start.position)
+    }
+
     /// Checkpoints that need nothing below `position` are durable.
     pub(crate) fn free(&mut self, position: u64) {
         assert!(position >= self.freed_through, "freed ring space stays free");

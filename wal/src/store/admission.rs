@@ -84,6 +84,7 @@ impl Store {
             WriteClass::Reserve => KEPT_FROM_RESERVE * sixteenth,
         };
         if head > self.ring.freed_through() + self.shape.capacity() - kept {
+            self.wanted_free.set((head + kept).saturating_sub(self.shape.capacity()));
             return Err(Refusal::new(
                 ErrorCode::Overloaded,
                 "the ring is full until older records are settled: slow down and retry",

@@ -123,6 +123,9 @@ impl Store {
         // What a checkpoint frees ends where a flush starts; less is no gain, or it would be wanted for ever.
         let start = self.ring.start_below(self.needed_from()).map_or(0, |start| start.position);
         let gain = start.saturating_sub(self.ring.freed_through());
+        if self.short_of().is_some_and(|wanted| wanted <= start) {
+            return gain > 0;
+        }
         gain >= capacity / FREED_SHARE && self.ring.used() * 8 > capacity * USED_EIGHTHS
     }
 

@@ -92,6 +92,8 @@ pub struct Store {
     settle_all: bool,
     /// A carry did not fit when this much of the ring was free: until more is, frames are settled instead.
     carry_refused_at: Option<u64>,
+    /// Ring position that had to be free for the write that was refused last for want of space.
+    wanted_free: Cell<u64>,
 }
 
 /// The space that settling can fall back on.
@@ -144,6 +146,7 @@ impl Store {
             lost_records,
             settle_all: false,
             carry_refused_at: None,
+            wanted_free: Cell::new(0),
             news_bytes: 0,
             config,
             superblock,

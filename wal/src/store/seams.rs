@@ -15,6 +15,8 @@ use crate::settle::{JOB_RUNS_MAX, RingView, SettleConfig, Settler};
 /// wait.
 const SETTLE_BEHIND: u64 = 22;
 const SETTLE_BEHIND_OF: u64 = 32;
+/// What is settled is free but for this share of the ring at most: a checkpoint for less is not worth it.
+const FREED_LATE_SHARE: u64 = 16;
 
 pub(super) fn settler(shape: RingShape, config: &StoreConfig) -> Settler {
     Settler::new(SettleConfig::of(config), shape)
@@ -48,15 +50,32 @@ impl Store {
         (free / 2).min(staging)
     }
 
+    /// Frames below this position are settled because the head comes near.
+    fn settle_below(&self) -> u64 {
+        self.ring.head().saturating_sub(self.shape.capacity() / SETTLE_BEHIND_OF * SETTLE_BEHIND)
+    }
+
+    /// Ring position that must be free for a write that was refused, where settling behind the head alone
+    /// does not get there: a large frame that does not fit the rest of its file wastes that. Only a head that
+    /// moves on would have more settled, and while the write waits it may stand still.
+    pub(super) fn short_of(&self) -> Option<u64> {
+        let wanted = self.wanted_free.get();
+        let reach = self.settle_below().saturating_sub(self.shape.capacity() / FREED_LATE_SHARE);
+        (wanted > self.ring.freed_through() && wanted > reach).then_some(wanted)
+    }
+
     fn ring_view(&self) -> RingView {
-        let behind = self.shape.capacity() / SETTLE_BEHIND_OF * SETTLE_BEHIND;
         let room = if self.settle_all { 0 } else { self.free_to_carry() };
-        let needed_below = if self.settle_all { u64::MAX } else { self.ring.head().saturating_sub(behind) };
+        let short = self.short_of().map(|wanted| self.ring.start_from(wanted));
+        let needed_below =
+            if self.settle_all { u64::MAX } else { self.settle_below().max(short.unwrap_or(0)) };
+        // What is carried moves the head on, and takes the room that it makes.
+        let carried_max = if short.is_some() { 0 } else { self.shape.capacity() / 2 };
         RingView {
             needed_below,
             durable: self.ring.durable_through(),
             eager: !self.closing && !self.disk_full,
-            carry_room: room.min((self.shape.capacity() / 2).saturating_sub(self.logs.carried_bytes())),
+            carry_room: room.min(carried_max.saturating_sub(self.logs.carried_bytes())),
             fenced_room: room,
             after: self.ring.staged(),
         }

@@ -291,6 +291,36 @@ fn nothing_is_staged_that_the_ring_has_no_room_for() {
     }
 }
 
+/// A frame that does not fit the rest of its file wastes that: it may need more room than settling behind
+/// the head alone makes, and while it waits the head stands still (seed 448 of tier 2 at 1686d09). Wherever
+/// the head is, there is room in the end.
+#[test]
+fn a_large_frame_that_waits_for_room_gets_it() {
+    let geometry = Geometry { file_bytes: 64 * 1024, files: 4, block_bytes: BLOCK as u32 };
+    for before in (40..400).step_by(3) {
+        let recovery = Recovery::create(NewWal { geometry, ..new_wal() }, config());
+        let mut bench = Bench::start(recovery, ModelDisk::new(), Now::default()).unwrap();
+        let mut send = |partition, length| {
+            for _ in 0..20 {
+                bench.settle_down();
+                if bench.store.checkpoint_wanted() {
+                    bench.store.provide_checkpoint(Vec::new());
+                } else if bench.store.admit(partition, length, WriteClass::Records).is_ok() {
+                    append(&mut bench.store, partition, 1, length);
+                    return true;
+                }
+            }
+            false
+        };
+        for index in 0..before {
+            assert!(send(PartitionId(1 + index % 5), 1000), "a small frame after {index}");
+        }
+        for length in [20_000, 40_000, 65_000] {
+            assert!(send(PartitionId(9), length), "{length} bytes after {before} small frames");
+        }
+    }
+}
+
 /// Appends until `laps` laps of the ring are through, with settling and checkpoints.
 fn laps(bench: &mut Bench, dice: &mut Dice, partitions: u64, laps: u64) -> BTreeMap<PartitionId, Offset> {
     let ring = geometry().file_bytes * u64::from(geometry().files);
