@@ -122,8 +122,9 @@ fn parse(page: &str) -> Result<BTreeMap<String, Family>, String> {
     Ok(families)
 }
 
+/// Ours begin with the program's name; those of groups have the names that Kafka's exporters gave them.
 fn check_name(name: &str) -> Result<(), String> {
-    let good = name.starts_with("martlet_")
+    let good = (name.starts_with("martlet_") || name.starts_with("kafka_consumergroup_"))
         && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
         && !name.contains("__")
         && !name.ends_with('_');
