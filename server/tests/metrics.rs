@@ -158,7 +158,10 @@ fn sample(line: &str) -> Result<(String, BTreeMap<String, String>, f64), String>
 }
 
 fn check_family(name: &str, family: &Family) -> Result<(), String> {
-    if family.help.is_empty() || family.kind.is_empty() || family.samples.is_empty() {
+    // Without a group there is nothing to tell of groups.
+    let may_be_empty =
+        ["kafka_consumergroup_", "martlet_kafka_group"].iter().any(|start| name.starts_with(start));
+    if family.help.is_empty() || family.kind.is_empty() || (family.samples.is_empty() && !may_be_empty) {
         return Err("no help, no type or no samples".into());
     }
     if !family.unit.is_empty() && !name.ends_with(&format!("_{}", family.unit)) {
