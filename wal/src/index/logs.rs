@@ -283,10 +283,12 @@ impl PartitionLogs {
             };
             entry.position = *position;
             if at >= log.carried {
-                // Everything before was carried together with it, or trimmed.
+                // Everything before was carried together with it, or trimmed; what was trimmed while runs were
+                // pending is still held, and counts until it is drained.
                 log.irregular |= at > log.carried;
+                let newly = log.unsettled.range(log.carried..=at);
+                self.carried_bytes += newly.map(|entry| u64::from(entry.length)).sum::<u64>();
                 log.carried = at + 1;
-                self.carried_bytes += u64::from(entry.length);
             }
         }
         if moved.len() < log.carried {

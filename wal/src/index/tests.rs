@@ -308,3 +308,36 @@ fn segments_below_the_log_start_are_freed_after_their_record_is_durable() {
     retirer.complete(&mut logs, id, &IoOutcome::Done);
     assert!(logs.checkpoint_retired(&retirer).0.is_empty());
 }
+
+#[test]
+fn frames_trimmed_while_a_run_is_pending_count_as_carried_with_those_behind() {
+    let mut logs = PartitionLogs::new();
+    let partition = PartitionId(4);
+    logs.open(partition);
+    for base_offset in 0..3 {
+        let position = base_offset * 4096;
+        let entry = FrameEntry { base_offset, position, timestamp_max: 1, length: 4096, span: 1 };
+        logs.stage(partition, 1, entry);
+    }
+    let limits = SettleLimits {
+        needed_below: u64::MAX,
+        durable: 3 * 4096,
+        run_bytes_min: u64::MAX,
+        job_bytes_max: 1 << 20,
+        carry_room: 1 << 20,
+        fenced_room: 0,
+    };
+    let plan = logs.plan_settle(&limits).unwrap();
+    assert_eq!((plan.how, plan.frames.len()), (SettleMove::Carry, 3));
+    // A big batch comes while the carry is under way, and a trim that its pending run holds up.
+    let entry = FrameEntry { base_offset: 3, position: 3 * 4096, timestamp_max: 1, length: 4096, span: 1 };
+    logs.stage(partition, 1, entry);
+    logs.staged_in_run(partition, 4096, true);
+    logs.trim(partition, 2, Lsn(5));
+    logs.carried(partition, &[(2, 4 * 4096)]);
+    assert_eq!(logs.carried_bytes(), 3 * 4096);
+    logs.run_ended(partition, 4096, 0, Lsn(6));
+    assert_eq!(logs.carried_bytes(), 4096, "the trimmed ones are gone");
+    logs.trim(partition, 4, Lsn(7));
+    assert_eq!(logs.carried_bytes(), 0);
+}
