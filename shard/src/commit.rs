@@ -93,7 +93,7 @@ impl Engine {
                 self.answer(token, Err(refusal));
             }
         }
-        for token in std::mem::take(&mut self.metadata_log.producer_ids.waiting) {
+        for token in self.metadata_log.producer_ids.give_up() {
             self.answer(token, Err(fenced(why)));
         }
         self.staged_register_bytes = 0;

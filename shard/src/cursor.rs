@@ -18,7 +18,7 @@ pub(crate) struct Cursor {
     pub(crate) staged: Option<Offset>,
     /// `None` = being created.
     pub(crate) durable: Option<Offset>,
-    /// Of the last change; 0 for what was recovered.
+    /// Of the last change; 0 for what was recovered, or is durable because later changes were given up.
     pub(crate) lsn: Lsn,
 }
 
@@ -60,6 +60,7 @@ impl Cursors {
     pub(crate) fn drop_staged(&mut self) {
         self.by_name.retain(|_, cursor| {
             cursor.staged = cursor.durable;
+            cursor.lsn = Lsn(0);
             cursor.durable.is_some()
         });
     }

@@ -32,6 +32,13 @@ impl ProducerIds {
         self.block.0 = next.saturating_add(1).min(upto);
         (next < upto).then_some(next)
     }
+
+    /// The block that was asked for never comes: who waits for it is not served, and the next one who comes
+    /// asks again.
+    pub(crate) fn give_up(&mut self) -> VecDeque<CallToken> {
+        self.is_asked = false;
+        std::mem::take(&mut self.waiting)
+    }
 }
 
 /// What shard 0 keeps about its log of the metadata.
@@ -277,8 +284,9 @@ impl Engine {
             }
             Applied::Deleted(topic) => {
                 for id in &topic.partitions {
-                    self.close(log, *id);
+                    self.close(*id);
                 }
+                self.pay_drops(log);
             }
             Applied::Slot(_) | Applied::ProducerIds { .. } | Applied::Replaced => {}
         }

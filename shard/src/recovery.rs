@@ -148,7 +148,7 @@ impl Engine {
         let gone = |id: &PartitionId| *id != system && !wanted.contains_key(id);
         let closed: Vec<PartitionId> = self.partitions.keys().copied().filter(gone).collect();
         for id in closed {
-            self.close(log, id);
+            self.close(id);
         }
         for id in log.partitions() {
             if self.partitions.contains_key(&id) || wanted.contains_key(&id) || id == system {
@@ -197,8 +197,8 @@ impl Engine {
         self.partitions.insert(id, Box::new(partition));
     }
 
-    /// Forgets a deleted partition.
-    pub(crate) fn close(&mut self, log: &mut dyn Log, id: PartitionId) {
+    /// Forgets a deleted partition. Its space is given back by `pay_drops`, once for all that are closed.
+    pub(crate) fn close(&mut self, id: PartitionId) {
         self.recovered.remove(&id);
         let Some(partition) = self.partitions.remove(&id) else { return };
         self.producer_count -= partition.memory.producers.len();
@@ -208,6 +208,5 @@ impl Engine {
             }
         }
         self.drops_owed.push(id);
-        self.pay_drops(log);
     }
 }

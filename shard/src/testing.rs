@@ -1,5 +1,6 @@
 //! A log in memory that can crash: what is staged, what is durable, and what a restart finds. For tests.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -38,6 +39,8 @@ pub struct MemoryLog {
     pub segment_frames: usize,
     pub is_full: bool,
     pub is_fenced: bool,
+    /// How often it was asked whether it takes a write.
+    pub admissions: Cell<usize>,
 }
 
 impl MemoryLog {
@@ -154,6 +157,7 @@ impl MemoryLog {
 
 impl Log for MemoryLog {
     fn admit(&self, _: PartitionId, _: usize, class: WriteClass) -> Result<(), Refusal> {
+        self.admissions.set(self.admissions.get() + 1);
         if self.is_fenced {
             return Err(Refusal::new(ErrorCode::StorageFenced, "fenced by the test"));
         }

@@ -30,9 +30,17 @@ pub(crate) struct Waiter {
     pub(crate) wanted: Wanted,
     pub(crate) bytes_min: u64,
     pub(crate) deadline: Instant,
+    /// Of all parts together. Kept, so that a commit costs the same however many partitions are waited for.
+    bytes: u128,
 }
 
 impl Waiter {
+    pub(crate) fn new(wanted: Wanted, bytes_min: u64, deadline: Instant) -> Waiter {
+        let mut waiter = Waiter { wanted, bytes_min, deadline, bytes: 0 };
+        waiter.bytes = waiter.parts().iter().map(|part| u128::from(part.bytes)).sum();
+        waiter
+    }
+
     pub(crate) fn parts(&self) -> &[Part] {
         match &self.wanted {
             Wanted::Frames { part, .. } => std::slice::from_ref(part),
@@ -98,21 +106,13 @@ impl Waiters {
         bytes_from: impl Fn(Offset) -> u64,
     ) -> bool {
         let Some(waiter) = self.by_token.get_mut(&token) else { return false };
-        let (bytes_min, parts) = (waiter.bytes_min, waiter.parts_mut());
+        let parts = waiter.parts_mut();
         if let Ok(at) = parts.binary_search_by_key(&partition, |part| part.partition) {
-            parts[at].bytes = bytes_from(parts[at].from);
-            if parts[at].bytes >= bytes_min {
-                return true;
-            }
+            let bytes = bytes_from(parts[at].from);
+            let before = std::mem::replace(&mut parts[at].bytes, bytes);
+            waiter.bytes = waiter.bytes - u128::from(before) + u128::from(bytes);
         }
-        if parts.len() == 1 {
-            return false;
-        }
-        let mut sum = 0u64;
-        parts.iter().any(|part| {
-            sum = sum.saturating_add(part.bytes);
-            sum >= bytes_min
-        })
+        waiter.bytes >= u128::from(waiter.bytes_min)
     }
 
     /// One whose time has come.

@@ -44,7 +44,7 @@ impl Engine {
     ) -> Outcome {
         let wait = Duration::from_millis(u64::from(wait_ms.min(READ_WAIT_MS_MAX)));
         let deadline = now.instant.after(wait);
-        let waiter = Waiter { wanted, bytes_min: u64::from(bytes_min), deadline };
+        let waiter = Waiter::new(wanted, u64::from(bytes_min), deadline);
         let is_full = |part: &Part| {
             let partition = self.partitions.get(&part.partition);
             partition.is_some_and(|partition| partition.waiters >= PARTITION_WAITERS_MAX)

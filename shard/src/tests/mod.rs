@@ -2,6 +2,7 @@
 
 mod append;
 mod cursor;
+mod fence;
 mod loss;
 mod read;
 mod restart;

@@ -211,3 +211,19 @@ impl Bench {
         self.take(token).expect("answered at once")
     }
 }
+
+#[test]
+fn deleting_many_partitions_asks_once_for_each_also_when_their_space_cannot_be_given_back() {
+    let mut bench = Bench::new();
+    let count = 1_000;
+    let ids = bench.topic("t", count, &[]);
+    bench.submit(Call::TopicDelete { name: "t".parse().unwrap() });
+    bench.log.is_fenced = true;
+    bench.log.admissions.set(0);
+    bench.flush();
+    assert!(bench.log.admissions.get() <= 2 * ids.len(), "{} questions", bench.log.admissions.get());
+    assert!(bench.log.extent(ids[0]).is_some(), "it could not be dropped");
+    bench.log.is_fenced = false;
+    bench.pass(Duration::from_secs(31));
+    assert!(ids.iter().all(|id| bench.log.extent(*id).is_none()), "it is dropped later");
+}
