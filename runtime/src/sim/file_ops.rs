@@ -341,6 +341,7 @@ impl World {
             None => self.put(machine, open.file, write, offset, &stored),
         }
         self.remember(machine, open.file, write, (offset, length as u64), length < data.len());
+        self.remember_run(open.place, &stored);
         Ok(length)
     }
 

@@ -10,6 +10,9 @@ use super::file_ops::OpenFile;
 use super::names::FileNumber;
 use super::world::{Corruption, MachineId, World};
 
+/// Writes to segments that are remembered as newest: more than are under way at once.
+const NEWEST_RUNS_MAX: usize = 32;
+
 fn has_two_slots(place: Place) -> bool {
     place == "superblock" || place == "checkpoint"
 }
@@ -48,13 +51,16 @@ impl World {
         &mut self,
         (fault, machine, file): (Fault, MachineId, FileNumber),
         (offset, length): (u64, u64),
-        touched: Vec<Bytes>,
+        mut touched: Vec<Bytes>,
         newest: Option<WriteId>,
     ) {
         let path = self.machine(machine).files.path_of(file);
         let place = self.place(&path);
         let synced = path.parent().and_then(|directory| self.newest_synced.get(directory));
         let is_tail = place == "ring" && newest.is_some() && newest >= synced.copied();
+        if is_tail {
+            touched.extend(self.newest_runs.iter().cloned());
+        }
         self.happened(fault, place);
         if let Some(narrator) = self.config.narrator {
             let tail = if is_tail { ", the tail of its log" } else { "" };
@@ -95,6 +101,16 @@ impl World {
             && let Some(contents) = self.machine(machine).files.file(file)
         {
             contents.remember(write, offset, length, is_cut);
+        }
+    }
+
+    /// A write to a segment, of which a flush of the ring may have to tell.
+    pub(crate) fn remember_run(&mut self, place: Place, data: &Bytes) {
+        if self.config.remember_writes && place == "segment" {
+            self.newest_runs.push_back(data.clone());
+            if self.newest_runs.len() > NEWEST_RUNS_MAX {
+                self.newest_runs.pop_front();
+            }
         }
     }
 

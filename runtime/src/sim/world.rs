@@ -5,7 +5,7 @@
 //! address, a hash table's order or the clock of this computer.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -40,7 +40,8 @@ pub struct Corruption {
     pub offset: u64,
     pub length: u64,
     pub at: Instant,
-    /// Bytes of the writes that it touched, whole and as they were before, if the world remembers writes.
+    /// Bytes of the writes that it touched, whole and as they were before, if the world remembers writes. Of
+    /// a tail also the newest writes to segments, which it may have been the first to tell of.
     pub touched: Vec<Bytes>,
     /// It touched the newest synced write of a ring or what came after it: one node cannot tell that from a
     /// torn write.
@@ -229,6 +230,9 @@ pub(crate) struct World {
     pub(crate) corruptions: Vec<Corruption>,
     /// The newest synced write of every directory with a ring; see [`Corruption::is_tail`].
     pub(crate) newest_synced: BTreeMap<PathBuf, WriteId>,
+    /// The newest writes to segments, if the world remembers writes: a ring's tail may be all that tells of
+    /// them.
+    pub(crate) newest_runs: VecDeque<Bytes>,
 }
 
 impl World {
@@ -261,6 +265,7 @@ impl World {
             counts: FaultCounts::default(),
             corruptions: Vec::new(),
             newest_synced: BTreeMap::new(),
+            newest_runs: VecDeque::new(),
         }
     }
 
