@@ -147,13 +147,7 @@ async fn describe(
 
 fn view(context: &Context, topic: &Topic, from: usize, upto: usize) -> DescribeTopicPartitionsResponseTopic {
     let partition = |(index, (_, shard)): (i32, &(_, martlet_core::ShardId))| {
-        let leader = context.broker_id(*shard);
-        DescribeTopicPartitionsResponsePartition::default()
-            .with_partition_index(index)
-            .with_leader_id(leader.into())
-            .with_leader_epoch(topic.epoch(index))
-            .with_replica_nodes(vec![leader.into()])
-            .with_isr_nodes(vec![leader.into()])
+        described(index, context.broker_id(*shard), topic.epoch(index))
     };
     let all = (0..).zip(&topic.partitions).take(upto).skip(from);
     DescribeTopicPartitionsResponseTopic::default()
@@ -161,4 +155,31 @@ fn view(context: &Context, topic: &Topic, from: usize, upto: usize) -> DescribeT
         .with_topic_id(Uuid::from_u128(topic.id.0))
         .with_partitions(all.map(partition).collect())
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
+}
+
+/// A partition with its one replica. The lists of eligible leaders are empty and never null: Java's client takes null for
+/// a list.
+fn described(index: i32, leader: i32, leader_epoch: i32) -> DescribeTopicPartitionsResponsePartition {
+    DescribeTopicPartitionsResponsePartition::default()
+        .with_partition_index(index)
+        .with_leader_id(leader.into())
+        .with_leader_epoch(leader_epoch)
+        .with_replica_nodes(vec![leader.into()])
+        .with_isr_nodes(vec![leader.into()])
+        .with_eligible_leader_replicas(Some(Vec::new()))
+        .with_last_known_elr(Some(Vec::new()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_described_partition_has_no_list_that_is_null() {
+        let partition = described(3, 1, 5);
+        assert_eq!(partition.eligible_leader_replicas, Some(Vec::new()));
+        assert_eq!(partition.last_known_elr, Some(Vec::new()));
+        assert_eq!(partition.partition_index, 3);
+        assert_eq!(partition.leader_epoch, 5);
+    }
 }
