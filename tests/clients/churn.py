@@ -19,7 +19,8 @@ import tempfile
 import threading
 import time
 
-from run import PYTHON, Broker, install_python
+from brokers import Broker
+from installs import PYTHON, install_python
 
 TOPIC = "churn"
 KINDS = {

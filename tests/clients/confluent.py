@@ -2,7 +2,7 @@
 
 import time
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from steps import BOOTSTRAP, check, restart, scenario
@@ -22,9 +22,9 @@ def send(topic, count, **settings):
     check(errors, [])
 
 
-def read(topic, count, partitions=1, **settings):
+def read(topic, count, partitions=1, first=0, **settings):
     consumer = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "reader", "enable.auto.commit": False, **settings})
-    consumer.assign([TopicPartition(topic, index, 0) for index in range(partitions)])
+    consumer.assign([TopicPartition(topic, index, first) for index in range(partitions)])
     found, end = [], time.monotonic() + 60
     while len(found) < count and time.monotonic() < end:
         for message in consumer.consume(500, timeout=1):
@@ -48,6 +48,40 @@ def produce():
 def idempotent():
     send("c-idempotent", 5000, **{"enable.idempotence": True, "batch.num.messages": 20})
     check([message.offset() for message in read("c-idempotent", 5000)], list(range(5000)))
+
+
+def transaction():
+    producer = Producer({"bootstrap.servers": BOOTSTRAP, "transactional.id": "confluent"})
+    producer.init_transactions(60)
+    group = Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": "c-transform"})
+    for first, is_committed in [(0, True), (50, False), (50, True)]:
+        producer.begin_transaction()
+        for number in range(first, first + 50):
+            producer.produce("c-transaction", value=str(number))
+        if is_committed:
+            offsets = [TopicPartition("c-transaction", 0, first + 7)]
+            producer.send_offsets_to_transaction(offsets, group.consumer_group_metadata(), 60)
+            producer.commit_transaction(60)
+        else:
+            producer.flush(60)
+            producer.abort_transaction(60)
+    found = read("c-transaction", 100, **{"isolation.level": "read_committed"})
+    check([int(message.value()) for message in found], list(range(100)))
+    check(len(read("c-transaction", 150, **{"isolation.level": "read_uncommitted"})), 150)
+    check(group.committed([TopicPartition("c-transaction", 0)], timeout=30)[0].offset, 57)
+    # Another producer of that name puts an end to the first.
+    producer.begin_transaction()
+    producer.produce("c-transaction", value="fenced")
+    producer.flush(60)
+    second = Producer({"bootstrap.servers": BOOTSTRAP, "transactional.id": "confluent"})
+    second.init_transactions(60)
+    try:
+        producer.commit_transaction(60)
+        raise AssertionError("a fenced producer committed")
+    except KafkaException as error:
+        check(error.args[0].fatal(), True)
+    check(len(read("c-transaction", 100, **{"isolation.level": "read_committed"})), 100)
+    group.close()
 
 
 def through_a_restart():
@@ -75,6 +109,7 @@ def by_time():
     check(found[0].offset, 51)
     check(consumer.get_watermark_offsets(TopicPartition("c-time", 0), timeout=10), (0, 100))
     consumer.close()
+    check(read("c-time", 49, first=51)[0].value(), b"51")
 
 
 def admin():
@@ -93,14 +128,14 @@ def admin():
     client.delete_topics(["c-admin"])["c-admin"].result(30)
 
 
-def group(protocol):
-    topic = f"c-group-{protocol}"
+def group(protocol, **more):
+    topic = f"c-group-{'-'.join([protocol, *more.values()])}"
     client = AdminClient({"bootstrap.servers": BOOTSTRAP})
     client.create_topics([NewTopic(topic, 4, 1)])[topic].result(30)
     send(topic, 1000)
     settings = {
-        "bootstrap.servers": BOOTSTRAP, "group.id": f"g-{protocol}", "group.protocol": protocol,
-        "auto.offset.reset": "earliest", "enable.auto.commit": False,
+        "bootstrap.servers": BOOTSTRAP, "group.id": f"g-{topic}", "group.protocol": protocol,
+        "auto.offset.reset": "earliest", "enable.auto.commit": False, **more,
     }
     first, second = Consumer(settings), Consumer(settings)
     seen, end = set(), time.monotonic() + 90
@@ -127,8 +162,14 @@ def group(protocol):
 
 scenario("produce and read", produce)
 scenario("idempotent", idempotent)
+scenario("transaction", transaction)
 scenario("seek by time", by_time)
 scenario("admin", admin)
-scenario("group", lambda: group("classic"))
+def classic_groups():
+    group("classic")
+    group("classic", **{"partition.assignment.strategy": "cooperative-sticky"})
+
+
+scenario("group", classic_groups)
 scenario("new group protocol", lambda: group("consumer"))
 scenario("restart", through_a_restart)

@@ -2,10 +2,10 @@
 
 import time
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, TopicPartition
 from kafka.admin import NewTopic
 
-from steps import BOOTSTRAP, check, restart, scenario
+from steps import BOOTSTRAP, cannot, check, restart, scenario
 
 
 def send(topic, count, **settings):
@@ -17,8 +17,8 @@ def send(topic, count, **settings):
     producer.close()
 
 
-def read(topic, count, partitions=1):
-    consumer = KafkaConsumer(bootstrap_servers=BOOTSTRAP, group_id=None, consumer_timeout_ms=20_000)
+def read(topic, count, partitions=1, **settings):
+    consumer = KafkaConsumer(bootstrap_servers=BOOTSTRAP, group_id=None, consumer_timeout_ms=20_000, **settings)
     consumer.assign([TopicPartition(topic, index) for index in range(partitions)])
     consumer.seek_to_beginning()
     found = []
@@ -32,7 +32,7 @@ def read(topic, count, partitions=1):
 
 def produce():
     for codec in [None, "gzip", "snappy", "lz4", "zstd"]:
-        for acks in [1, "all"]:
+        for acks in [0, 1, "all"]:
             topic = f"p-{codec}-{acks}"
             send(topic, 200, compression_type=codec, acks=acks, enable_idempotence=False)
             found = read(topic, 200)
@@ -45,6 +45,28 @@ def idempotent():
     check([record.offset for record in read("p-idempotent", 1000)], list(range(1000)))
 
 
+def transaction():
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, transactional_id="kafka-python")
+    producer.init_transactions()
+    for first, is_committed in [(0, True), (50, False), (50, True)]:
+        producer.begin_transaction()
+        for number in range(first, first + 50):
+            producer.send("p-transaction", b"%d" % number)
+        producer.flush()
+        if is_committed:
+            offset = OffsetAndMetadata(first + 7, "", -1)
+            producer.send_offsets_to_transaction({TopicPartition("p-transaction", 0): offset}, "p-transform")
+            producer.commit_transaction()
+        else:
+            producer.abort_transaction()
+    producer.close()
+    found = read("p-transaction", 100, isolation_level="read_committed")
+    check([int(record.value) for record in found], list(range(100)))
+    consumer = KafkaConsumer(bootstrap_servers=BOOTSTRAP, group_id="p-transform")
+    check(consumer.committed(TopicPartition("p-transaction", 0)), 57)
+    consumer.close()
+
+
 def by_time():
     producer = KafkaProducer(bootstrap_servers=BOOTSTRAP)
     base = int(time.time() * 1000) - 100_000
@@ -55,6 +77,9 @@ def by_time():
     partition = TopicPartition("p-time", 0)
     check(consumer.offsets_for_times({partition: base + 501})[partition].offset, 51)
     check(consumer.end_offsets([partition])[partition], 100)
+    consumer.assign([partition])
+    consumer.seek(partition, 51)
+    check(next(iter(consumer)).offset, 51)
     consumer.close()
 
 
@@ -86,15 +111,23 @@ def group():
 
 
 def through_a_restart():
-    send("p-restart", 300)
-    restart()
-    send("p-restart", 300)
-    check(len(read("p-restart", 600)), 600)
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, enable_idempotence=True)
+    sent = []
+    for number in range(600):
+        sent.append(producer.send("p-restart", b"%d" % number))
+        if number == 300:
+            restart()
+    for future in sent:
+        future.get(60)
+    producer.close()
+    check([int(record.value) for record in read("p-restart", 600)], list(range(600)))
 
 
 scenario("produce and read", produce)
 scenario("idempotent", idempotent)
+scenario("transaction", transaction)
 scenario("seek by time", by_time)
 scenario("admin", admin)
 scenario("group", group)
+cannot("new group protocol", "it has none")
 scenario("restart", through_a_restart)

@@ -38,6 +38,23 @@ async function read(topic, count, groupId) {
 
 const values = count => Array.from({ length: count }, (_, number) => 'v' + number)
 
+async function until(what, done) {
+  for (const end = Date.now() + 90000; !done();) {
+    if (Date.now() > end) throw new Error(`no ${what} in time`)
+    await wait(50)
+  }
+}
+
+async function member(found) {
+  const consumer = kafka.consumer({ groupId: 'j-group', sessionTimeout: 10000, heartbeatInterval: 500 })
+  let partitions = 0
+  consumer.on(consumer.events.GROUP_JOIN, event => { partitions = (event.payload.memberAssignment['j-group'] ?? []).length })
+  await consumer.connect()
+  await consumer.subscribe({ topic: 'j-group', fromBeginning: true })
+  await consumer.run({ eachMessage: async ({ message }) => { found.push(message.value.toString()) } })
+  return { consumer, has: () => partitions }
+}
+
 const scenarios = {
   'produce and read': async () => {
     for (const [name, compression] of [['none', CompressionTypes.None], ['gzip', CompressionTypes.GZIP]]) {
@@ -51,6 +68,26 @@ const scenarios = {
   idempotent: async () => {
     await send('j-idempotent', 500, { idempotent: true, maxInFlightRequests: 1 })
     check(await read('j-idempotent', 500, 'j-idempotent'), values(500))
+  },
+  transaction: async () => {
+    const producer = kafka.producer({ transactionalId: 'kafkajs', idempotent: true, maxInFlightRequests: 1 })
+    await producer.connect()
+    for (const [first, committed] of [[0, true], [50, false], [50, true]]) {
+      const open = await producer.transaction()
+      const messages = Array.from({ length: 50 }, (_, number) => ({ value: 'v' + (first + number) }))
+      await open.send({ topic: 'j-transaction', messages })
+      if (!committed) { await open.abort(); continue }
+      const partitions = [{ partition: 0, offset: String(first + 7) }]
+      await open.sendOffsets({ consumerGroupId: 'j-transform', topics: [{ topic: 'j-transaction', partitions }] })
+      await open.commit()
+    }
+    await producer.disconnect()
+    check(await read('j-transaction', 100, 'j-transaction'), values(100))
+    const admin = kafka.admin()
+    await admin.connect()
+    const offsets = await admin.fetchOffsets({ groupId: 'j-transform', topics: ['j-transaction'] })
+    check(offsets[0].partitions[0].offset, '57')
+    await admin.disconnect()
   },
   'seek by time': async () => {
     const base = Date.now() - 100000
@@ -76,14 +113,33 @@ const scenarios = {
     await admin.disconnect()
   },
   group: async () => {
+    const admin = kafka.admin()
+    await admin.connect()
+    await admin.createTopics({ topics: [{ topic: 'j-group', numPartitions: 4 }] })
     await send('j-group', 300)
-    check((await read('j-group', 300, 'j-group')).length, 300)
+    const found = []
+    const first = await member(found)
+    await until('300 records', () => found.length === 300)
+    const second = await member(found)
+    await until('two partitions each', () => first.has() === 2 && second.has() === 2)
+    await first.consumer.disconnect()
+    await until('four partitions', () => second.has() === 4)
+    await send('j-group', 100)
+    await until('400 records', () => found.length === 400)
+    await second.consumer.disconnect()
+    const offsets = await admin.fetchOffsets({ groupId: 'j-group', topics: ['j-group'] })
+    check(offsets[0].partitions.reduce((sum, one) => sum + Math.max(Number(one.offset), 0), 0), 400)
+    await admin.disconnect()
   },
   restart: async () => {
-    await send('j-restart', 200)
-    await restart()
-    await send('j-restart', 200)
-    check((await read('j-restart', 400, 'j-restart')).length, 400)
+    const producer = kafka.producer({ idempotent: true, maxInFlightRequests: 1, retry: { retries: 20 } })
+    await producer.connect()
+    for (let number = 0; number < 300; number++) {
+      if (number === 150) await restart()
+      await producer.send({ topic: 'j-restart', messages: [{ value: 'v' + number }] })
+    }
+    await producer.disconnect()
+    check(await read('j-restart', 300, 'j-restart'), values(300))
   },
 }
 
@@ -97,5 +153,6 @@ const scenarios = {
       console.log(`failed ${name}: ${error.message}`)
     }
   }
+  console.log('cannot new group protocol: it has none')
   process.exit(0)
 })()

@@ -1,5 +1,8 @@
 module martlet.example/clients/franz
 
-go 1.24
+go 1.26
 
-require github.com/twmb/franz-go v1.21.0
+require (
+	github.com/twmb/franz-go v1.22.2
+	github.com/twmb/franz-go/pkg/kadm v1.19.0
+)
