@@ -125,28 +125,32 @@ impl DiskFile {
     /// Keeps the bounds of a write that was carried out, the rest of one that was cut short with its
     /// beginning. The number of the whole write is the result.
     pub(crate) fn remember(&mut self, write: WriteId, offset: u64, length: u64, is_cut: bool) -> WriteId {
-        let end = offset + length;
-        let begun = self.cut_short.take().filter(|(at, _)| *at == offset).map(|(_, begun)| begun);
-        let overlapping = self.overlapping(offset, length);
-        for (start, _) in overlapping {
-            self.extents.remove(&start);
+        let cut = self.cut_short.map_or(0, |(cut, _)| cut);
+        let ((start, whole), end) = match self.begun_at(offset) {
+            Some(begun) => (begun, cut.max(offset + length)),
+            None => ((offset, write), offset + length),
+        };
+        for (at, _) in self.overlapping(start, end - start) {
+            self.extents.remove(&at);
         }
-        let whole = begun.unwrap_or(write);
-        let before = self.extents.range_mut(..offset).next_back().map(|(_, extent)| extent);
-        match before.filter(|extent| extent.end == offset && extent.write == whole) {
-            Some(extent) => extent.end = end,
-            None if length > 0 => {
-                self.extents.insert(offset, Extent { end, write: whole });
-            }
-            None => {}
+        if end > start {
+            self.extents.insert(start, Extent { end, write: whole });
         }
         self.cut_short = is_cut.then_some((end, whole));
         whole
     }
 
+    /// Where the write begins of which one at `offset` is the rest, and its number. The rest begins where the
+    /// write was cut, or at the start of the block that was cut.
+    fn begun_at(&self, offset: u64) -> Option<(u64, WriteId)> {
+        let (cut, whole) = self.cut_short?;
+        let (start, extent) = self.extents.range(..offset).next_back()?;
+        (extent.write == whole && extent.end == cut && offset <= cut).then_some((*start, whole))
+    }
+
     /// Whether a write at `offset` is the rest of one that was cut short.
     pub(crate) fn goes_on_at(&self, offset: u64) -> bool {
-        self.cut_short.is_some_and(|(at, _)| at == offset)
+        self.begun_at(offset).is_some()
     }
 
     fn overlapping(&self, offset: u64, length: u64) -> Vec<(u64, Extent)> {

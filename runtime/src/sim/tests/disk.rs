@@ -362,3 +362,18 @@ fn a_cut_file_shows_zeros_when_it_grows_again() {
         assert!(rest.iter().all(|byte| *byte == 0) || rest.iter().all(|byte| *byte == 6), "seed {seed}");
     }
 }
+
+#[test]
+fn the_rest_of_a_write_that_was_cut_belongs_to_its_beginning() {
+    use crate::sim::disk::{DiskFile, WriteId};
+
+    for rest in [8192 + 1024, 8192] {
+        let mut file = DiskFile::default();
+        file.remember(WriteId(1), 4096, 4096 + 1024, true);
+        assert!(file.goes_on_at(rest) && !file.goes_on_at(4096), "{rest}");
+        file.remember(WriteId(2), rest, 16_384 - rest, false);
+        let (touched, newest) = file.touched(12_288, 1);
+        assert_eq!((touched[0].len(), newest), (12_288, Some(WriteId(1))), "{rest}");
+        assert!(!file.goes_on_at(16_384), "it is whole");
+    }
+}
