@@ -8,7 +8,8 @@ pub const SHARDS_MAX: u16 = 256;
 
 /// Bytes of a native protocol frame after its length field.
 pub const NATIVE_FRAME_BYTES_MAX: u32 = 32 * 1024 * 1024;
-/// Bytes of the metadata part of a native protocol frame.
+/// Bytes of the metadata part of a request of the native protocol. That of a response is bounded by the frame:
+/// the routes of a topic with [`TOPIC_PARTITIONS_MAX`] partitions take a few MiB.
 pub const NATIVE_META_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes of a batch body, whatever a topic says.
 pub const BATCH_BYTES_MAX: u32 = 16 * 1024 * 1024;
@@ -110,6 +111,9 @@ pub const PACE_BYTES_MAX: u64 = 1024 * 1024;
 pub const SHARD_MAILBOX_BATCHES_MAX: usize = 1_024;
 /// Calls of one shard to others that have not been answered; one more is refused.
 pub const SHARD_REMOTE_CALLS_MAX: usize = 50_000;
+/// Bytes of writes that wait for the log and whose callers may be gone; over it those are looked for and
+/// forgotten, and again at twice what is left.
+pub const KEPT_BACK_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// Partitions of one shard whose frames were larger than their readers asked for, and are remembered so.
 pub const LARGE_FRAMES_REMEMBERED_MAX: usize = 1_024;
 /// Questions of the control thread that wait for one shard.

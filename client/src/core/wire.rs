@@ -2,7 +2,7 @@
 //! bounds; a message that fails a check ends the connection, never the process.
 
 use bytes::{Buf, Bytes, BytesMut};
-use martlet_core::limits::{NATIVE_FRAME_BYTES_MAX, NATIVE_META_BYTES_MAX};
+use martlet_core::limits::NATIVE_FRAME_BYTES_MAX;
 use martlet_core::native::{ArchivedResponse, LENGTHS_BYTES, Request, Response};
 use rkyv::rancor;
 
@@ -116,7 +116,8 @@ impl MessageDecoder {
             return Ok(None);
         };
         let found = u32::from_le_bytes(*meta_length);
-        let limit = (length - LENGTH_BYTES as u32).min(NATIVE_META_BYTES_MAX);
+        // The routes of a topic with very many partitions fill most of a message.
+        let limit = length - LENGTH_BYTES as u32;
         if found > limit {
             return Err(WireError::MetaLength { found, limit });
         }
@@ -193,6 +194,30 @@ mod tests {
         assert_eq!(cut([3, 0]), Err(WireError::TooSmall { found: 3 }));
         assert_eq!(cut([14, 11]), Err(WireError::MetaLength { found: 11, limit: 10 }));
         assert_eq!(cut([14, 10]), Ok(None));
+    }
+
+    #[test]
+    fn the_routes_of_the_largest_topic_are_understood() {
+        use martlet_core::native::{PartitionRoute, TopicDescription};
+        let count = martlet_core::limits::TOPIC_PARTITIONS_MAX;
+        let route = |index: u32| PartitionRoute {
+            partition: u64::from(index),
+            shard: 1,
+            address: format!("broker-1.of-a-cluster.example.com:{}", 17_650 + index % 256),
+        };
+        let description = TopicDescription {
+            id: 1,
+            name: "wide".into(),
+            partitions: (0..count).map(route).collect(),
+            settings: Vec::new(),
+        };
+        let answer = ResponseAnswer::Topic(description);
+        let mut decoder = MessageDecoder::default();
+        let sent = encoded(&Response { correlation: 3, answer }, &[]);
+        decoder.buffer().extend_from_slice(&sent);
+        let message = decoder.message().unwrap().unwrap();
+        let ResponseAnswer::Topic(read) = message.response().unwrap().answer else { panic!() };
+        assert_eq!(read.partitions.len(), count as usize);
     }
 
     proptest! {

@@ -46,12 +46,13 @@ impl Commits {
         self.finished.pop_front()
     }
 
-    /// The next cursor to move. Older commits first, so that a cursor is not moved back by a late one.
-    pub(super) fn next(&self, now: Instant) -> Option<(CommitId, u32, u64)> {
-        self.open.iter().find_map(|(commit, open)| {
-            let due = open.parts.iter().find(|(_, part)| !part.sent && part.again_at <= now);
-            due.map(|(partition, part)| (*commit, *partition, part.offset))
-        })
+    /// The cursors to move now. Older commits first, so that a cursor is not moved back by a late one.
+    pub(super) fn due(&self, now: Instant) -> Vec<(CommitId, u32, u64)> {
+        let of = |(commit, open): (&CommitId, &Commit)| {
+            let due = open.parts.iter().filter(|(_, part)| !part.sent && part.again_at <= now);
+            due.map(|(partition, part)| (*commit, *partition, part.offset)).collect::<Vec<_>>()
+        };
+        self.open.iter().flat_map(of).collect()
     }
 
     fn part(&mut self, commit: CommitId, partition: u32) -> Option<&mut Part> {

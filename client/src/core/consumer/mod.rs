@@ -296,7 +296,7 @@ impl ConsumerCore {
 
     fn send_commits(&mut self, now: Now) {
         self.commits.expire(now.instant, self.network.last_problem());
-        while let Some((commit, partition, offset)) = self.commits.next(now.instant) {
+        for (commit, partition, offset) in self.commits.due(now.instant) {
             let route = self
                 .topology
                 .partition(partition)
@@ -497,11 +497,19 @@ impl ConsumerCore {
     }
 
     fn described(&mut self, outcome: Result<ResponseAnswer, Refusal>, connection: ConnectionId, now: Now) {
+        let before = self.topology.partition(0).map(|(id, _)| id);
         if let Err(error) = self.topology.answered(outcome, self.network.address_of(connection), now) {
             self.fatal.get_or_insert(error);
             return;
         }
         let partitions = self.topology.partition_count();
+        if before.is_some_and(|before| self.topology.partition(0).map(|(id, _)| id) != Some(before)) {
+            // Ids are never used twice. Offsets of the old records mean nothing among the new ones.
+            let detail = "the topic was deleted and created again while it was read: read it from the start";
+            let refusal = Refusal::new(ErrorCode::UnknownTopic, detail);
+            self.fatal.get_or_insert(refusal.into());
+            return;
+        }
         if let Some(wanted) = &self.config.partitions
             && let Some(&partition) = wanted.iter().find(|wanted| **wanted >= partitions)
             && partitions > 0
