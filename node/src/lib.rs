@@ -13,6 +13,7 @@ pub mod error;
 mod fetches;
 mod gather;
 pub mod handle;
+mod kept_back;
 mod link;
 mod log;
 pub mod lost;

@@ -5,7 +5,7 @@
 //! append that the log cannot take yet is kept back, with everything behind it, and its connection is not
 //! read meanwhile.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::Waker;
 
@@ -20,6 +20,7 @@ use martlet_wal::read::{ReadEnd, ReadStart};
 use martlet_wal::{StorageState, Store};
 
 use crate::calls::{AnswerSize, Calls, Origin, Progress, Wanted};
+use crate::kept_back::KeptBack;
 use crate::link::Link;
 use crate::log::EngineLog;
 use crate::lost::{FoundBy, Lost};
@@ -60,7 +61,7 @@ pub(crate) struct ShardCore {
     /// By shard; none for this one.
     links: Vec<Option<Rc<Link>>>,
     /// Appends that the log cannot take yet, and the writes that came after them, in order.
-    kept_back: VecDeque<(CallToken, CallContext, Call)>,
+    kept_back: KeptBack,
     durable_told: Lsn,
     fence_told: bool,
     /// Why the log is fenced, until it is taken.
@@ -79,7 +80,7 @@ impl ShardCore {
             lost: Lost::default(),
             large_frames: HashMap::new(),
             links,
-            kept_back: VecDeque::new(),
+            kept_back: KeptBack::new(),
             fence_told: false,
             fence_news: None,
         }
@@ -114,7 +115,9 @@ impl ShardCore {
         let token = self.calls.insert(origin);
         if self.must_keep_back(&call) {
             self.counts.kept_back += 1;
-            self.kept_back.push_back((token, context.clone(), call));
+            let calls = &mut self.calls;
+            let kept = (token, context.clone(), call);
+            self.kept_back.push(kept, |token| calls.get_mut(token).is_some());
         } else {
             self.engine.submit(&mut EngineLog(&mut self.store), token, context, call, now);
             self.carry_out();
@@ -146,8 +149,8 @@ impl ShardCore {
     }
 
     fn submit_kept_back(&mut self, now: Now) {
-        while self.kept_back.front().is_some_and(|(_, _, call)| !self.is_overloaded(call)) {
-            let Some((token, context, call)) = self.kept_back.pop_front() else { return };
+        while self.kept_back.front().is_some_and(|call| !self.is_overloaded(call)) {
+            let Some((token, context, call)) = self.kept_back.pop() else { return };
             if self.calls.get_mut(token).is_some() || matches!(call, Call::Append(_)) {
                 self.engine.submit(&mut EngineLog(&mut self.store), token, &context, call, now);
             }
@@ -160,7 +163,7 @@ impl ShardCore {
         self.carry_out();
     }
 
-    /// The caller is gone. What it wrote goes on.
+    /// The caller is gone. What it wrote goes on, unless the log has not taken it yet and much else waits too.
     pub(crate) fn cancel(&mut self, token: CallToken) {
         let Some(slot) = self.calls.remove(token) else { return };
         match slot.progress {
