@@ -58,6 +58,13 @@ struct Mark {
     reservation: Reservation,
 }
 
+impl Mark {
+    /// Whether a body is decompressed for the answer, which may take milliseconds.
+    fn opens_body(&self) -> bool {
+        matches!(self.kind, Kind::Time(_))
+    }
+}
+
 enum Kind {
     Plain,
     /// An append that asked for no answer.
@@ -292,9 +299,12 @@ impl Session {
             Closing::Now => true,
         };
         while let Some((mark, outcome)) = self.answers.next_unless(ended).await {
+            let mut opens_body = mark.opens_body();
             let mut held = self.gather(&mut out, mark, outcome);
-            while out.bytes() < GATHER_BYTES_MAX.min(self.credit.get() as usize / 2) {
+            // Sending lets others have their turn: at most one body is opened between two sends.
+            while !opens_body && out.bytes() < GATHER_BYTES_MAX.min(self.credit.get() as usize / 2) {
                 let Some((mark, outcome)) = self.answers.try_next() else { break };
+                opens_body = mark.opens_body();
                 held.absorb(self.gather(&mut out, mark, outcome));
             }
             self.room.signal();
