@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum NodeError {
     #[error("the data directory {path} is in use by another process: stop it, or choose another --data-dir")]
     Locked { path: PathBuf },
-    #[error("cannot listen on {address}: {reason}; stop what uses it, or choose another port")]
+    #[error("cannot listen on {address}: {reason}")]
     Listen { address: SocketAddr, reason: String },
     #[error("no gateway serves the protocol `{protocol}` of listener `{listener}`: use one of {known}")]
     UnknownProtocol { listener: String, protocol: String, known: String },

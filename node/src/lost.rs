@@ -44,6 +44,9 @@ impl fmt::Display for FoundBy {
 impl fmt::Display for LostRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let LostRange { partition, from, next_good_offset, found_by } = self;
+        if *partition == PartitionId::METADATA {
+            return write!(f, "changes {from} to {next_good_offset} (excluded) of the topics are {found_by}");
+        }
         write!(f, "partition {partition}: offsets {from} to {next_good_offset} (excluded) are {found_by}")
     }
 }

@@ -1,6 +1,7 @@
 //! From recovered logs to service: shards bind their ports, learn each other's, and start to accept. Owns the
 //! steps that shards take together at the start; shard 0 leads.
 
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -56,8 +57,17 @@ pub(crate) async fn serve(shard: &Rc<Shard>, gateways: &Gateways) -> Result<(), 
     Ok(())
 }
 
-fn listen_error(error: ListenError) -> NodeError {
-    NodeError::Listen { address: error.address, reason: error.error.to_string() }
+fn listen_error(ListenError { address, error }: ListenError) -> NodeError {
+    let remedy = match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::AddrInUse, _) => "stop what uses it, or choose another port",
+        (ErrorKind::PermissionDenied, _) => "choose a port from 1024 on, or allow this user lower ones",
+        // EMFILE and ENFILE have no kind of their own.
+        (_, Some(23 | 24)) => "raise the limit of open files (`ulimit -n`, LimitNOFILE)",
+        _ => "choose an address that this machine has",
+    };
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text).to_lowercase();
+    NodeError::Listen { address, reason: format!("{text}: {remedy}") }
 }
 
 fn node_ports_of(step: &StartStep) -> Option<Vec<u16>> {

@@ -55,6 +55,8 @@ pub struct ShardStats {
     pub lost_ranges: u64,
     /// Damaged places that recovery met in the log, those without known offsets included.
     pub log_damage: u64,
+    /// Empty, or what was lost of the changes of topics: on shard 0, until it is accepted.
+    pub metadata_damage: String,
     /// What the services of gateways tell, and start and end of each partition here if there are any.
     pub services: Vec<ServiceFacts>,
     pub ends: Vec<(PartitionId, Offset, Offset)>,
@@ -112,6 +114,7 @@ impl Shard {
             services,
             ends,
             log_damage: core.lost.damage(),
+            metadata_damage: core.engine.metadata_damage().unwrap_or_default().to_owned(),
             log: core.store.counters(),
             executor: self.runtime.counters(),
             driver: self.runtime.describe(),
@@ -154,9 +157,11 @@ impl Shard {
             ("log_damage", stats.log_damage.to_string()),
             ("lost_ranges", stats.lost_ranges.to_string()),
         ];
+        let damage = Some(stats.metadata_damage).filter(|damage| !damage.is_empty());
+        let damage = damage.map(|damage| ("metadata".to_owned(), format!("damaged: {damage}")));
         let lost = (0..)
             .zip(&stats.lost)
             .map(|(number, range): (u64, _)| (format!("lost.{number}"), range.to_string()));
-        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(lost).collect()
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).chain(damage).chain(lost).collect()
     }
 }

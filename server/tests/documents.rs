@@ -8,8 +8,12 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use support::{Broker, MARTLET, Place, Start, clean, run_with};
+use support::{Broker, MARTLET, Place, Start, clean, run_within};
+
+/// An example takes seconds. One that waits for something that does not come fails with its own name.
+const EXAMPLE_WAIT: Duration = Duration::from_secs(300);
 
 /// What a `console` line may begin with, after its prompt.
 const SHOWN_ONLY: &[&str] = &[
@@ -65,14 +69,20 @@ fn blocks(document: &str) -> Vec<Block> {
 }
 
 /// Runs a block; what is wrong, if anything.
-fn run(block: &Block, expected: Option<&Block>, place: &Place, broker: &Broker) -> Result<(), String> {
+fn run(
+    block: &Block,
+    expected: Option<&Block>,
+    place: &Place,
+    broker: &Broker,
+    wait: Duration,
+) -> Result<(), String> {
     let mut command = Command::new("sh");
     clean(&mut command);
     let folder = Path::new(MARTLET).parent().unwrap().display().to_string();
     let path = std::env::var("PATH").unwrap_or_default();
     command.args(["-eu", "-c", &block.text]).current_dir(place.path());
     command.env("PATH", format!("{folder}:{path}")).env("MARTLET_SERVER", &broker.native);
-    let output = run_with(&mut command, b"");
+    let output = run_within(&mut command, wait).ok_or_else(|| format!("it did not end within {wait:?}"))?;
     let printed = String::from_utf8_lossy(&output.stdout);
     let told = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
@@ -97,7 +107,7 @@ fn run_document(name: &str) {
         match block.mark.as_str() {
             "sh" => {
                 let next = blocks.get(index + 1).filter(|next| next.mark == "text" && next.follows);
-                if let Err(why) = run(block, next, &place, &broker) {
+                if let Err(why) = run(block, next, &place, &broker, EXAMPLE_WAIT) {
                     panic!("{name}:{line}: {why}");
                 }
                 ran += 1;
@@ -300,8 +310,11 @@ fn a_wrong_example_is_found() {
     assert!(found[1].follows && !found[2].follows);
     let place = Place::new("wrong-document");
     let broker = Start::new(&place).run();
-    assert!(run(&found[0], None, &place, &broker).is_ok());
-    assert!(run(&found[0], Some(&found[1]), &place, &broker).unwrap_err().contains("hello"));
-    assert!(run(&found[3], None, &place, &broker).is_err());
+    assert!(run(&found[0], None, &place, &broker, EXAMPLE_WAIT).is_ok());
+    assert!(run(&found[0], Some(&found[1]), &place, &broker, EXAMPLE_WAIT).unwrap_err().contains("hello"));
+    assert!(run(&found[3], None, &place, &broker, EXAMPLE_WAIT).is_err());
+    let endless = Block { text: "sleep 600 | cat\n".into(), ..found[3].clone() };
+    let wait = Duration::from_millis(50);
+    assert!(run(&endless, None, &place, &broker, wait).unwrap_err().contains("did not end"));
     assert_eq!(broker.stop(), Some(0));
 }

@@ -54,7 +54,7 @@ pub(crate) struct MetadataLog {
     snapshot_bytes: u64,
     /// Committed commands for the other shards.
     committed: Vec<(u64, Bytes)>,
-    /// Why no command is taken any more.
+    /// Why no command is taken any more; the remedy is added when that is told.
     damage: Option<String>,
     /// The state has changed without a command: a snapshot must stand in the log before the next one.
     owes_snapshot: bool,
@@ -113,8 +113,12 @@ impl Engine {
         if self.config.shard != ShardId(0) {
             return Err(Refusal::new(ErrorCode::NotOwner, "the metadata lives on shard 0: ask there"));
         }
-        if let Some(why) = &self.metadata_log.damage {
-            return Err(Refusal::new(ErrorCode::CorruptRange, why.clone()));
+        if let Some(why) = self.metadata_damage() {
+            let text = format!(
+                "{why}: topics are served as they were before, but cannot be changed, and no producer gets an \
+                 id; restore the data directory from a copy, or start once with --accept-metadata-loss"
+            );
+            return Err(Refusal::new(ErrorCode::CorruptRange, text));
         }
         if !matches!(command, Command::Snapshot(_)) {
             self.pay_snapshot(log, now)?;
@@ -298,8 +302,10 @@ impl Engine {
             Ok(decoded) => decoded,
             // What a newer build wrote is not guessed at: nothing is served until that build runs again.
             Err(refusal) if refusal.code == ErrorCode::UnsupportedVersion => return Err(refusal),
-            Err(refusal) => {
-                self.metadata_log.set_damage(refusal.detail);
+            // Of a damaged one nothing comes but its place.
+            Err(_) => {
+                let next = self.metadata.applied() + 1;
+                self.metadata_log.set_damage(format!("change {next} of the topics is damaged on disk"));
                 return Ok(());
             }
         };
@@ -311,12 +317,8 @@ impl Engine {
             // All of the state: what was missing before it is missing no more, or was accepted.
             self.metadata_log.accept_damage();
         } else if index != applied + 1 {
-            self.metadata_log.set_damage(format!(
-                "the metadata lost commands {} to {}: topics are served as they were before them and \
-                 cannot be changed; restore the metadata, or start once with the loss accepted",
-                applied + 1,
-                index - 1
-            ));
+            let lost = format!("changes {} to {} of the topics are lost on disk", applied + 1, index - 1);
+            self.metadata_log.set_damage(lost);
             return Ok(());
         }
         // A command that was refused is refused again.
@@ -324,7 +326,9 @@ impl Engine {
         Ok(())
     }
 
-    pub(crate) fn metadata_damage(&self) -> Option<&str> {
+    /// What was lost of the changes of topics, if that was not accepted: until then none is taken.
+    #[must_use]
+    pub fn metadata_damage(&self) -> Option<&str> {
         self.metadata_log.damage.as_deref()
     }
 

@@ -101,7 +101,7 @@ impl Engine {
             if self.config.accept_metadata_loss
                 && let Some(damage) = self.metadata_log.accept_damage()
             {
-                self.problems.push(format!("accepted: {damage}"));
+                self.problems.push(format!("accepted as asked: {damage}"));
                 self.lose_commands();
             } else if log.extent(PartitionId::METADATA).is_some_and(|extent| extent.next_offset > known) {
                 self.lose_commands();
@@ -116,7 +116,12 @@ impl Engine {
         }
         self.each_service(log, now, |service, host| service.start(host));
         let mut problems = std::mem::take(&mut self.problems);
-        problems.extend(self.metadata_damage().map(str::to_owned));
+        problems.extend(self.metadata_damage().map(|damage| {
+            format!(
+                "{damage}: topics are as they were before, and are not changed; restore the data directory \
+                 from a copy, or start once with --accept-metadata-loss"
+            )
+        }));
         Recovered { problems, partitions: self.partitions.len(), topics: self.metadata.topics().count() }
     }
 

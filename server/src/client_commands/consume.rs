@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use martlet_client::{Admin, ClientError, ConsumedRecord, Consumer, ConsumerConfig, Delivery, StartAt};
 use martlet_core::names::check_part;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::framing::write_record;
@@ -25,6 +26,8 @@ use crate::output::Output;
 const COMMIT_EVERY: Duration = LOOK_EVERY;
 /// How long printing waits for a cursor; it is moved later then.
 const COMMIT_WAIT: Duration = Duration::from_secs(2);
+/// Partitions in which the cursor is moved at a time.
+const CURSORS_UNDER_WAY_MAX: usize = 256;
 /// How long the end waits for the cursor.
 const LAST_COMMIT_WAIT: Duration = Duration::from_secs(15);
 
@@ -260,19 +263,37 @@ impl<'a> Reading<'a> {
     /// nothing was printed at all: the next run begins there. Cancel-safe.
     async fn commit(&mut self) -> Result<(), Failure> {
         let Some(cursor) = &self.arguments.cursor else { return Ok(()) };
-        for (index, offset) in self.moved() {
-            if !self.partitions.contains_key(&index) {
-                // A partition that was added meanwhile.
-                let described = describe(&self.admin, self.server, &self.arguments.topic).await?;
-                self.partitions.extend(chosen_partitions(&described, None)?);
-            }
-            if let Some(&partition) = self.partitions.get(&index) {
-                let set = self.admin.cursor_set(partition, cursor, offset, false).await;
-                set.map_err(|error| failure(error, self.server))?;
-            }
-            self.committed.insert(index, offset);
+        let moved = self.moved();
+        if moved.iter().any(|(index, _)| !self.partitions.contains_key(index)) {
+            // A partition that was added meanwhile.
+            let described = describe(&self.admin, self.server, &self.arguments.topic).await?;
+            self.partitions.extend(chosen_partitions(&described, None)?);
+        }
+        for moved in moved.chunks(CURSORS_UNDER_WAY_MAX) {
+            self.commit_together(cursor, moved).await?;
         }
         Ok(())
+    }
+
+    /// Moves the cursor in a few partitions at a time: each answer waits for the disk.
+    async fn commit_together(&mut self, cursor: &str, moved: &[(u32, u64)]) -> Result<(), Failure> {
+        let mut setting = JoinSet::new();
+        for &(index, offset) in moved {
+            let Some(&partition) = self.partitions.get(&index) else { continue };
+            let (admin, cursor) = (self.admin.clone(), cursor.to_owned());
+            setting.spawn(async move {
+                (index, offset, admin.cursor_set(partition, &cursor, offset, false).await)
+            });
+        }
+        let mut outcome = Ok(());
+        while let Some(set) = setting.join_next().await {
+            match set {
+                Ok((index, offset, Ok(()))) => drop(self.committed.insert(index, offset)),
+                Ok((_, _, Err(error))) => outcome = outcome.and(Err(failure(error, self.server))),
+                Err(error) => outcome = outcome.and(Err(Failure::Failed(error.to_string()))),
+            }
+        }
+        outcome
     }
 
     /// As [`Reading::commit`], within a bound and until a signal.

@@ -69,7 +69,8 @@ async fn list(admin: &Admin, server: &str, topic: &TopicDescription, output: &Ou
             found.entry(cursor.name).or_default().push(place);
         }
     }
-    rows.sort();
+    // Partitions are in order already, and stay so within a name.
+    rows.sort_by(|left, right| left.first().cmp(&right.first()));
     if rows.is_empty() && !output.is_json() {
         output.note("no cursors");
         return Ok(());

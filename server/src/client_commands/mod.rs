@@ -28,6 +28,9 @@ const START_WAIT_MAX: Duration = Duration::from_secs(3);
 /// The broker to talk to when none is named.
 const SERVER: &str = "127.0.0.1:7650";
 
+/// How the client says that the other side ended a connection.
+const CLOSED: &str = "the broker closed the connection";
+
 /// The broker to talk to: the one that was asked for, if any.
 pub(crate) fn server(asked: Option<&str>) -> Result<&str, Failure> {
     let server = asked.unwrap_or(SERVER);
@@ -85,6 +88,10 @@ fn failure(error: ClientError, server: &str) -> Failure {
         ClientError::Refused { code, detail, next_offset } => {
             Failure::Refused(Refusal { code, detail, next_offset })
         }
+        ClientError::Unreachable { ref detail } if detail.ends_with(CLOSED) => Failure::Unreachable(format!(
+            "what answers at {server} closes the connection: if no broker is starting or stopping there, name \
+             the port that the ready line of `martlet start` shows as native="
+        )),
         ClientError::Unreachable { .. } => Failure::Unreachable(format!(
             "no broker at {server}: {}: start one with `martlet start`, or name another with --server",
             reason(&error, server)

@@ -53,6 +53,11 @@ fn shard_fact(fact: &Setting) -> Option<Check> {
             format!("shard {shard}: {value}"),
             "look at the disk and the log, then restart the broker",
         ),
+        "metadata" => problem(
+            value.clone(),
+            "topics cannot be changed and producers get no id: restore the data directory from a copy, or start \
+             once with --accept-metadata-loss",
+        ),
         "silent" => {
             let remedy = "look at its log: a shard that is overloaded or stuck does not answer";
             Some(Check::new("shard", State::Problem, format!("shard {shard} does not answer"), remedy))
@@ -103,9 +108,11 @@ mod tests {
             fact("shard.1.log_damage", "2"),
             fact("shard.1.lost.0", "partition 5: offsets 3 to 7 are gone"),
             fact("shard.2.silent", "true"),
+            fact("shard.0.metadata", "damaged: change 7 of the topics is damaged on disk"),
         ];
         let checks = broker_facts("x", &facts);
-        assert_eq!(count(&checks, State::Problem), 4, "{checks:?}");
+        assert_eq!(count(&checks, State::Problem), 5, "{checks:?}");
+        assert!(checks.iter().any(|check| check.remedy.contains("--accept-metadata-loss")), "{checks:?}");
         assert!(checks.iter().any(|check| check.detail.contains("offsets 3 to 7")), "{checks:?}");
         assert!(checks[1..].iter().all(|check| !check.remedy.is_empty()));
     }

@@ -56,6 +56,7 @@ fn shard(stats: &martlet_node::ShardStats) -> Value {
         "lost_ranges": stats.lost_ranges,
         "lost": lost,
         "log_damage": stats.log_damage,
+        "metadata_damage": stats.metadata_damage,
         "partitions": stats.partitions,
         "connections": stats.connections,
         "calls_open": stats.calls_open,

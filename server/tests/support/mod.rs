@@ -7,11 +7,14 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// The binary under test.
 pub const MARTLET: &str = env!("CARGO_BIN_EXE_martlet");
@@ -160,14 +163,21 @@ impl Broker {
     }
 
     /// Asks it to stop and waits for its end. The rest of its standard output must be empty.
-    pub fn stop(mut self) -> Option<i32> {
+    pub fn stop(self) -> Option<i32> {
+        let start = self.start.clone();
+        let code = self.stop_damaged();
+        no_errors(&start.log_text());
+        code
+    }
+
+    /// As [`Broker::stop`], of a broker whose log has lines of level ERROR.
+    pub fn stop_damaged(mut self) -> Option<i32> {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).unwrap();
         let mut rest = String::new();
         self.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
         let status = self.child.wait().unwrap();
         assert_eq!(rest, "", "more than the ready line on standard output");
-        no_errors(&self.start.log_text());
         status.code()
     }
 
@@ -252,6 +262,22 @@ pub fn run_with(command: &mut Command, input: &[u8]) -> Output {
     })
 }
 
+/// Runs a command without input, and all that it starts; `None`, and all of it is killed, if it does not end
+/// in time.
+pub fn run_within(command: &mut Command, wait: Duration) -> Option<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.process_group(0).spawn().unwrap();
+    let group = Pid::from_child(&child);
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
+    if let Ok(output) = ended.recv_timeout(wait) {
+        return Some(output);
+    }
+    kill_process_group(group, Signal::KILL).unwrap();
+    ended.recv().unwrap();
+    None
+}
+
 /// Runs the binary without a broker.
 pub fn martlet(arguments: &[&str]) -> Output {
     let mut command = Command::new(MARTLET);
@@ -284,6 +310,22 @@ pub fn real_text(lines: usize) -> Vec<String> {
         .collect();
     assert!(text.len() > 1000, "only {} lines of text found", text.len());
     text.into_iter().cycle().take(lines).collect()
+}
+
+/// Flips a byte wherever `pattern` stands in a file below `directory`; how often that is.
+pub fn flip(directory: &Path, pattern: &[u8]) -> usize {
+    let mut files = Vec::new();
+    collect(directory, &mut files);
+    let mut flipped = 0;
+    for path in files {
+        let bytes = fs::read(&path).unwrap();
+        let places = bytes.windows(pattern.len()).enumerate().filter(|(_, part)| *part == pattern);
+        for (at, _) in places {
+            File::options().write(true).open(&path).unwrap().write_all_at(&[!pattern[0]], at as u64).unwrap();
+            flipped += 1;
+        }
+    }
+    flipped
 }
 
 fn collect(directory: &Path, files: &mut Vec<PathBuf>) {

@@ -84,6 +84,22 @@ fn known_damage_is_remembered_by_a_snapshot() {
 }
 
 #[test]
+fn a_damaged_change_is_told_with_its_remedy() {
+    let mut bench = Bench::new();
+    let id = bench.topic("kept", 1, &[])[0];
+    // Recovery has nothing but the place of a frame whose body is damaged.
+    bench.engine.replay_command(&[]).unwrap();
+    let create = Call::TopicCreate { name: "t".parse().unwrap(), partitions: 1, settings: Vec::new() };
+    for call in [create, Call::ProducerOpen] {
+        let refused = bench.call(call).unwrap_err();
+        assert_eq!(refused.code, ErrorCode::CorruptRange);
+        assert!(refused.detail.contains("change 2 of the topics"), "{refused}");
+        assert!(refused.detail.contains("--accept-metadata-loss"), "{refused}");
+    }
+    assert!(bench.call(Call::Append(plain(id, 1))).is_ok(), "what needs no id is served");
+}
+
+#[test]
 fn what_a_newer_build_wrote_refuses_the_start() {
     let mut bench = Bench::new();
     bench.topic("kept", 1, &[]);
@@ -124,7 +140,7 @@ fn a_gap_that_was_accepted_is_forgotten_for_good() {
     let create =
         |name: &str| Call::TopicCreate { name: name.parse().unwrap(), partitions: 1, settings: Vec::new() };
     let refused = bench.call(create("refused")).unwrap_err();
-    assert!(refused.detail.contains("loss accepted"), "{refused}");
+    assert!(refused.detail.contains("--accept-metadata-loss"), "{refused}");
 
     // Once, and it stays accepted at later starts, with and without a checkpoint.
     let log = bench.log.crash(bench.log.end());
