@@ -8,8 +8,8 @@ pub const SHARDS_MAX: u16 = 256;
 
 /// Bytes of a native protocol frame after its length field.
 pub const NATIVE_FRAME_BYTES_MAX: u32 = 32 * 1024 * 1024;
-/// Bytes of the metadata part of a request of the native protocol. That of a response is bounded by the frame:
-/// the routes of a topic with [`TOPIC_PARTITIONS_MAX`] partitions take a few MiB.
+/// Bytes of the metadata part of a request of the native protocol. That of a response is bounded by the
+/// frame: the routes of a topic with [`TOPIC_PARTITIONS_MAX`] partitions take a few MiB.
 pub const NATIVE_META_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes of a batch body, whatever a topic says.
 pub const BATCH_BYTES_MAX: u32 = 16 * 1024 * 1024;

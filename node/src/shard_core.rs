@@ -144,7 +144,7 @@ impl ShardCore {
     fn is_overloaded(&self, call: &Call) -> bool {
         let Call::Append(append) = call else { return false };
         let bytes = append.body.len() + FRAME_HEADER_BYTES;
-        let admitted = self.store.admit(append.partition, bytes, martlet_wal::WriteClass::Records);
+        let admitted = self.store.check_admission(append.partition, bytes, martlet_wal::WriteClass::Records);
         admitted.is_err_and(|refusal| refusal.code == ErrorCode::Overloaded)
     }
 
@@ -163,7 +163,8 @@ impl ShardCore {
         self.carry_out();
     }
 
-    /// The caller is gone. What it wrote goes on, unless the log has not taken it yet and much else waits too.
+    /// The caller is gone. What it wrote goes on, unless the log has not taken it yet and much else waits
+    /// too.
     pub(crate) fn cancel(&mut self, token: CallToken) {
         let Some(slot) = self.calls.remove(token) else { return };
         match slot.progress {

@@ -53,6 +53,7 @@ fn four_laps_of_the_ring_are_read_back() {
     let log = &stats.shards[0].log;
     assert!(log.flush_bytes >= 4 * log.ring_bytes, "{} of {}", log.flush_bytes, log.ring_bytes);
     assert!(log.settled_bytes > 0 && log.checkpoints > 0);
+    assert_eq!(log.refused, 0, "those who wait for the log are not refused");
     check(&mut client, heavy, count, bytes);
     check(&mut client, light, 1, 10);
     node.stop().unwrap();

@@ -1,4 +1,5 @@
-//! Changes of topics that are lost on disk: nothing is guessed, what is left is served, and an operator decides.
+//! Changes of topics that are lost on disk: nothing is guessed, what is left is served, and an operator
+//! decides.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 

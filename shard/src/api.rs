@@ -264,8 +264,8 @@ pub struct TopicView {
     pub settings: Vec<(String, String)>,
 }
 
-/// The reply to a call, later. Dropping it abandons the answer, not the call; only a write that the log could not
-/// take yet may be forgotten then.
+/// The reply to a call, later. Dropping it abandons the answer, not the call; only a write that the log could
+/// not take yet may be forgotten then.
 pub type Replying = Pin<Box<dyn Future<Output = Result<Reply, Refusal>>>>;
 
 /// Facts as key and value, later.

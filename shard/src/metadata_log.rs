@@ -115,8 +115,8 @@ impl Engine {
         }
         if let Some(why) = self.metadata_damage() {
             let text = format!(
-                "{why}: topics are served as they were before, but cannot be changed, and no producer gets an \
-                 id; restore the data directory from a copy, or start once with --accept-metadata-loss"
+                "{why}: topics are served as they were before, but cannot be changed, and no producer gets \
+                 an id; restore the data directory from a copy, or start once with --accept-metadata-loss"
             );
             return Err(Refusal::new(ErrorCode::CorruptRange, text));
         }

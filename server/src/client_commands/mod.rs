@@ -89,8 +89,8 @@ fn failure(error: ClientError, server: &str) -> Failure {
             Failure::Refused(Refusal { code, detail, next_offset })
         }
         ClientError::Unreachable { ref detail } if detail.ends_with(CLOSED) => Failure::Unreachable(format!(
-            "what answers at {server} closes the connection: if no broker is starting or stopping there, name \
-             the port that the ready line of `martlet start` shows as native="
+            "what answers at {server} closes the connection: if no broker is starting or stopping there, \
+             name the port that the ready line of `martlet start` shows as native="
         )),
         ClientError::Unreachable { .. } => Failure::Unreachable(format!(
             "no broker at {server}: {}: start one with `martlet start`, or name another with --server",

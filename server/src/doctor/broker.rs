@@ -55,8 +55,8 @@ fn shard_fact(fact: &Setting) -> Option<Check> {
         ),
         "metadata" => problem(
             value.clone(),
-            "topics cannot be changed and producers get no id: restore the data directory from a copy, or start \
-             once with --accept-metadata-loss",
+            "topics cannot be changed and producers get no id: restore the data directory from a copy, or \
+             start once with --accept-metadata-loss",
         ),
         "silent" => {
             let remedy = "look at its log: a shard that is overloaded or stuck does not answer";

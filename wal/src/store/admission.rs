@@ -30,7 +30,11 @@ impl Store {
             .inspect_err(|_| self.refused.set(self.refused.get() + 1))
     }
 
-    fn check_admission(
+    /// As [`Store::admit`], for somebody who waits if it may not: not counted as a refusal.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_admission(
         &self,
         partition: PartitionId,
         bytes: usize,
