@@ -13,7 +13,7 @@ import subprocess
 import time
 import uuid
 
-START_SECONDS = 90
+START_SECONDS = 300
 
 
 def free_port():
@@ -57,7 +57,7 @@ class Broker:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=self.log, env=environment)
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"the broker did not get ready: exit code {self.process.wait()}, see {self.log.name}")
+            raise RuntimeError(f"the broker did not get ready: exit code {self.process.wait()}, see {self.log.name}")
         return json.loads(line)["kafka"]
 
     def kill(self):
@@ -96,7 +96,7 @@ class ApacheKafka:
         end = time.monotonic() + START_SECONDS
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > end:
-                raise SystemExit(f"Apache Kafka did not get ready, see {self.log.name}")
+                raise RuntimeError(f"Apache Kafka did not get ready, see {self.log.name}")
             time.sleep(0.1)
         return f"127.0.0.1:{self.port}"
 

@@ -14,7 +14,7 @@ from installs import JAVA
 from steps import BOOTSTRAP, check, restart, scenario
 
 JARS = sys.argv[1]
-WAIT_SECONDS = 120
+WAIT_SECONDS = 300
 
 
 class Worker:

@@ -25,7 +25,7 @@ from brokers import ApacheKafka, Broker
 from installs import HERE, KAFKA, Missing, clients, jars
 from table import failures, show
 
-WAIT_SECONDS = 900
+WAIT_SECONDS = 3600
 
 
 def run(command, bootstrap, broker, log):
@@ -38,22 +38,31 @@ def run(command, bootstrap, broker, log):
         )
         alarm = threading.Timer(WAIT_SECONDS, process.kill)
         alarm.start()
-        for line in process.stdout:
-            word, _, rest = line.strip().partition(" ")
-            name, _, why = rest.partition(": ")
-            if word == "restart":
-                broker.kill()
-                broker.start()
-                process.stdin.write("done\n")
-                process.stdin.flush()
-            elif word == "ok":
-                outcomes[rest] = "ok"
-            elif word in ("failed", "cannot"):
-                outcomes[name] = f"{word}: {why}"
+        try:
+            follow(process, broker, outcomes)
+        finally:
+            alarm.cancel()
+            process.kill()
         if process.wait() != 0:
             outcomes["the program"] = f"failed: it ended with {process.returncode}"
-        alarm.cancel()
     return outcomes
+
+
+def follow(process, broker, outcomes):
+    """Does what the program asks for and notes what it tells, until it ends."""
+    for line in process.stdout:
+        word, _, rest = line.strip().partition(" ")
+        name, _, why = rest.partition(": ")
+        if word == "restart":
+            broker.kill()
+            broker.start()
+            process.stdin.write("done\n")
+            process.stdin.flush()
+        elif word == "ok":
+            outcomes[rest] = "ok"
+        elif word in ("failed", "cannot"):
+            outcomes[name] = f"{word}: {why}"
+    process.wait()
 
 
 def against(kind, arguments, cache, name, install):

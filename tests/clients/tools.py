@@ -13,7 +13,7 @@ from steps import BOOTSTRAP, check, restart, scenario
 
 JARS = sys.argv[1]
 TOOLS = "org.apache.kafka.tools."
-PROGRAM_SECONDS = 120
+PROGRAM_SECONDS = 600
 
 
 def command(program, *options, server="--bootstrap-server"):
