@@ -21,6 +21,8 @@ func settings() *sarama.Config {
 	config := sarama.NewConfig()
 	config.Version = sarama.MaxVersion
 	config.Producer.Return.Successes = true
+	// Its own default is the leader's memory, after which a record need not be readable yet.
+	config.Producer.RequiredAcks = sarama.WaitForAll
 	config.Consumer.Offsets.Initial = sarama.OffsetOldest
 	return config
 }
@@ -28,7 +30,6 @@ func settings() *sarama.Config {
 func exactlyOnce() *sarama.Config {
 	config := settings()
 	config.Producer.Idempotent = true
-	config.Producer.RequiredAcks = sarama.WaitForAll
 	config.Net.MaxOpenRequests = 1
 	return config
 }
