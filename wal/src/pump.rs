@@ -18,6 +18,7 @@ use martlet_core::{PartitionId, WalId};
 use martlet_runtime::{AlignedBuffer, DirectFile, OpenOptions, Runtime};
 
 use crate::io::{DirectoryId, FileId, IoFault, IoOutcome, IoRequest, SegmentName};
+use crate::layout::flush::FlushHeader;
 use crate::layout::paths;
 use crate::layout::superblock::{BLOCK_BYTES_MAX, Superblock, SuperblockError};
 
@@ -265,7 +266,8 @@ impl Pump {
     }
 
     /// Superblocks of the complete WALs below the data directory, in order of id. A WAL whose making was
-    /// interrupted holds nothing and is left out.
+    /// interrupted holds nothing and is left out, as is one that was moved from and lost its superblock first.
+    /// The log of shard 0 is never among those: it is made last, and moved from when another is there.
     ///
     /// # Errors
     /// The operating system's; [`SuperblockError`] inside `InvalidData`.
@@ -274,23 +276,48 @@ impl Pump {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             result => result?,
         };
+        let damaged = |error| Err(io::Error::new(io::ErrorKind::InvalidData, error));
         let mut found = Vec::new();
+        let mut is_bared = false;
         for wal in entries.iter().filter_map(|entry| paths::parse_wal(&entry.name)) {
             let length = 2 * BLOCK_BYTES_MAX as usize;
             let request = IoRequest::Read { file: FileId::Superblock(wal), offset: 0, length };
             let bytes = match self.run(&request).await {
                 Ok(IoOutcome::Read(bytes)) => bytes,
                 Ok(_) => Bytes::new(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    is_bared |= self.has_records(wal).await?;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             match Superblock::decode_file(&bytes) {
                 Ok(superblock) => found.push(superblock),
+                // The superblock is the last thing that is made, and made for good.
+                Err(SuperblockError::Incomplete) if self.has_records(wal).await? => {
+                    return damaged(SuperblockError::Damaged);
+                }
                 Err(SuperblockError::Incomplete) => {}
-                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
+                Err(error) => return damaged(error),
             }
         }
+        if is_bared && found.iter().all(|superblock| superblock.shard != 0) {
+            return damaged(SuperblockError::Missing);
+        }
         Ok(found)
+    }
+
+    /// Whether anything was ever written to the ring of a WAL.
+    async fn has_records(&self, wal: WalId) -> io::Result<bool> {
+        let length = BLOCK_BYTES_MAX as usize;
+        match self.run(&IoRequest::Read { file: FileId::Ring(wal, 0), offset: 0, length }).await {
+            Ok(IoOutcome::Read(bytes)) => {
+                Ok(FlushHeader::decode(&bytes).is_ok_and(|(header, _)| header.wal == wal))
+            }
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes the name of the data directory itself durable. One that was made long ago may stand in a

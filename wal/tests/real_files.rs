@@ -193,6 +193,37 @@ fn a_log_on_real_files_survives_its_process() {
     std::fs::remove_dir_all(&data).unwrap();
 }
 
+#[test]
+fn a_log_whose_superblock_was_emptied_is_not_taken_for_one_that_was_never_made() {
+    let data = directory("emptied");
+    let geometry = Geometry { file_bytes: 1 << 20, files: 2, block_bytes: 4096 };
+    let config = StoreConfig { ballast_bytes: 4096, ..StoreConfig::default() };
+    run(move |runtime| async move {
+        let pump = Rc::new(Pump::new(runtime.clone(), &data, PumpConfig::default()));
+        let (store, _, _) = open(&runtime, &pump, Recovery::create(new_wal(geometry), config)).await;
+        // As the next process sees it: nothing is open yet.
+        let look = async || Pump::new(runtime.clone(), &data, PumpConfig::default()).discover().await;
+        let superblock = data.join("wal").join(WAL.to_string()).join("superblock");
+        let good = std::fs::read(&superblock).unwrap();
+        for emptied in [Vec::new(), vec![0; good.len()]] {
+            std::fs::write(&superblock, emptied).unwrap();
+            assert_eq!(look().await.unwrap(), vec![], "nothing was ever written to it");
+        }
+        std::fs::write(&superblock, good).unwrap();
+        let mut shard = Shard::new(&runtime, store, pump);
+        shard.append(PartitionId(1), &body(1));
+        shard.flush().await;
+        std::fs::write(&superblock, Vec::new()).unwrap();
+        let refused = look().await.unwrap_err().to_string();
+        assert!(refused.contains("both superblock slots are damaged"), "{refused}");
+        std::fs::remove_file(&superblock).unwrap();
+        let refused = look().await.unwrap_err().to_string();
+        assert!(refused.contains("has no superblock"), "{refused}");
+        shard.close().await;
+        std::fs::remove_dir_all(&data).unwrap();
+    });
+}
+
 /// Figures, not a test: `cargo test --release -p martlet-wal --test real_files -- --ignored --nocapture`.
 #[test]
 #[ignore = "prints figures"]

@@ -390,6 +390,6 @@ pub(super) fn append_runs(segments: &mut Vec<Segment>, written: &WrittenRuns) {
         }
     }
     segment.frame_bytes += written.frame_bytes;
-    segment.allocated = written.allocated.max(segment.length);
+    segment.allocated = segment.allocated.max(written.allocated).max(segment.length);
     segment.last_run_crc = written.last_run_crc;
 }

@@ -78,6 +78,11 @@ impl PartitionLogs {
             logs.logs.insert(state.partition, log);
         }
         for name in retired_segments {
+            // The file may be gone already, so that no sweep finds it, and its removal still comes: no new
+            // segment takes its name.
+            if let Some(log) = logs.logs.get_mut(&name.partition) {
+                log.generation = log.generation.max(name.generation.saturating_add(1));
+            }
             logs.retire_segment(*name, Lsn(0));
         }
         for partition in retired_partitions {

@@ -40,6 +40,21 @@ enum Step {
     Sync(Vec<SegmentName>),
 }
 
+impl Step {
+    /// What is still to be removed if the request never ends.
+    fn retiring(&self) -> Vec<Retiring> {
+        match self {
+            Step::Unlink(name) => vec![again(name)],
+            Step::List(partition) => vec![Retiring::Partition { partition: *partition, after: Lsn(0) }],
+            Step::Sync(names) => names.iter().map(again).collect(),
+        }
+    }
+}
+
+fn again(name: &SegmentName) -> Retiring {
+    Retiring::Segment { name: *name, after: Lsn(0) }
+}
+
 /// Carries out what [`PartitionLogs`] retired. A removed name counts as gone when its directory was synced;
 /// until then a checkpoint names it, so that no crash leaves a file that nobody remembers.
 #[derive(Debug, Default)]
@@ -47,6 +62,8 @@ pub struct Retirer {
     flying: BTreeMap<IoId, Step>,
     /// Names removed whose directory was not synced since.
     unlinked: BTreeMap<PartitionId, Vec<SegmentName>>,
+    /// What could not be removed: checkpoints go on naming it, so that the next start tries again.
+    left: Vec<Retiring>,
     freed: u64,
     failed: u64,
     last_fault: Option<IoFault>,
@@ -114,6 +131,7 @@ impl Retirer {
         if let Some(fault) = fault {
             self.failed += 1;
             self.last_fault = Some(fault);
+            self.left.extend(step.retiring());
             return;
         }
         match step {
@@ -131,20 +149,12 @@ impl Retirer {
         }
     }
 
-    /// What is being removed right now: a checkpoint names it too, for the case that the machine stops.
+    /// What is being removed right now, or could not be: a checkpoint names it too, for the next start.
     #[must_use]
     pub fn in_flight(&self) -> Vec<Retiring> {
-        let segment = |name: &SegmentName| Retiring::Segment { name: *name, after: Lsn(0) };
-        let mut all: Vec<Retiring> = self.unlinked.values().flatten().map(segment).collect();
-        for step in self.flying.values() {
-            match step {
-                Step::Unlink(name) => all.push(segment(name)),
-                Step::List(partition) => {
-                    all.push(Retiring::Partition { partition: *partition, after: Lsn(0) });
-                }
-                Step::Sync(names) => all.extend(names.iter().map(segment)),
-            }
-        }
+        let mut all: Vec<Retiring> = self.unlinked.values().flatten().map(again).collect();
+        all.extend(self.flying.values().flat_map(Step::retiring));
+        all.extend_from_slice(&self.left);
         all
     }
 

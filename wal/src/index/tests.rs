@@ -8,7 +8,8 @@ use super::{
     FrameEntry, Located, PartitionLogs, Retirer, RunEntry, SettleLimits, SettleMove, SettlePlan, WrittenRuns,
 };
 use crate::index::IoIds;
-use crate::io::{IoOutcome, IoRequest, SegmentName};
+use crate::io::{IoFault, IoOutcome, IoRequest, SegmentName};
+use crate::layout::checkpoint::PartitionState;
 use crate::testing::Dice;
 
 const RING: u64 = 1 << 16;
@@ -307,6 +308,62 @@ fn segments_below_the_log_start_are_freed_after_their_record_is_durable() {
     assert!(matches!(request, IoRequest::SyncDirectory { .. }));
     retirer.complete(&mut logs, id, &IoOutcome::Done);
     assert!(logs.checkpoint_retired(&retirer).0.is_empty());
+}
+
+#[test]
+fn what_could_not_be_removed_is_named_by_checkpoints_for_the_next_start() {
+    let mut logs = PartitionLogs::new();
+    let name = SegmentName { partition: PartitionId(4), base_offset: 0, generation: 0 };
+    logs.open(name.partition);
+    logs.drop_partition(name.partition, Lsn(0));
+    logs.retire_segment(name, Lsn(0));
+    let (mut retirer, mut ids) = (Retirer::default(), IoIds::default());
+    while let Some((id, _)) = retirer.poll(&mut logs, &mut ids, Lsn(1)) {
+        retirer.complete(&mut logs, id, &IoOutcome::Failed(IoFault::Other(5)));
+    }
+    assert_eq!(logs.checkpoint_retired(&retirer), (vec![name], vec![name.partition]));
+}
+
+#[test]
+fn a_new_segment_takes_no_name_that_a_checkpoint_has_removed_again() {
+    let partition = PartitionId(4);
+    let name = SegmentName { partition, base_offset: 100, generation: 2 };
+    let state =
+        PartitionState { partition, epoch: 1, log_start: 100, next_offset: 100, segments: Vec::new() };
+    // The file went before the crash, so the sweep finds nothing; its removal is asked for once more.
+    let mut logs = PartitionLogs::from_checkpoint(&[state], &[name], &[]);
+    logs.swept(partition, &[]);
+    assert_eq!(logs.checkpoint_retired(&Retirer::default()).0, [name]);
+    assert_eq!(logs.get(partition).unwrap().generation(), 3);
+}
+
+#[test]
+fn what_is_allocated_to_a_segment_stays_known_when_runs_are_added() {
+    let mut logs = PartitionLogs::new();
+    let partition = PartitionId(4);
+    logs.open(partition);
+    for offset in 0..2u64 {
+        let entry = FrameEntry {
+            base_offset: offset,
+            position: offset * 4096,
+            timestamp_max: 1,
+            length: 4096,
+            span: 1,
+        };
+        logs.stage(partition, 1, entry);
+        let unit = offset as u32 * 2;
+        let run = RunEntry { base_offset: offset, timestamp_max: 1, span: 1, unit, length: 8192, frames: 1 };
+        let written = WrittenRuns {
+            segment: SegmentName { partition, base_offset: 0, generation: 0 },
+            runs: vec![run],
+            frame_bytes: 4096,
+            last_run_crc: 1,
+            allocated: if offset == 0 { 1 << 20 } else { 0 },
+            upto: offset + 1,
+        };
+        logs.run_written(&written, Lsn(0));
+        assert_eq!(logs.get(partition).unwrap().segments()[0].allocated, 1 << 20);
+    }
 }
 
 #[test]

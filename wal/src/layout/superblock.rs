@@ -50,6 +50,9 @@ pub enum SuperblockError {
     Incomplete,
     #[error("both superblock slots are damaged: restore the file `superblock` of this log from a copy")]
     Damaged,
+    /// A log that holds records has none, and it is not one that was moved from.
+    #[error("a log holds records and has no superblock: restore the file `superblock` of it from a copy")]
+    Missing,
     #[error("the log has layout version {found}, this build reads version 1: use the martlet that wrote it")]
     Version { found: u32 },
     #[error(

@@ -116,6 +116,11 @@ pub enum RecoveryError {
          cannot be read, which is then reported as lost"
     )]
     Unread { file: FileId, offset: u64, fault: IoFault },
+    #[error(
+        "{file:?} holds records and was cut to {length} of {expected} bytes: restore it from a copy, or make it \
+         {expected} bytes long with zeros, which gives up what was cut off"
+    )]
+    Cut { file: FileId, length: u64, expected: u64 },
 }
 
 /// Opens or makes a WAL. Drive it with `poll_io`, `complete` and `take_replay` until `take_finished` yields.

@@ -15,6 +15,7 @@ use crate::config::{StoreConfig, planted};
 use crate::index::{PartitionLogs, RingShape};
 use crate::io::{DirectoryId, FileId, IoFault, IoOutcome, IoRequest};
 use crate::layout::checkpoint::{Checkpoint, CheckpointError};
+use crate::layout::flush::FlushHeader;
 use crate::layout::superblock::{BLOCK_BYTES_MAX, Superblock, SuperblockError};
 use crate::ring::Ring;
 use crate::ring::files::RingFiles;
@@ -266,15 +267,31 @@ async fn rewrite_tail(
     must(io, file, IoRequest::Write { file, offset, data: data.into_bytes(), sync }).await
 }
 
-/// Which files of the ring are whole. A file is made longer step by step and used only when it is whole.
+/// Which files of the ring are whole. A file is made longer step by step and used only when it is whole: one
+/// that was used and is short was cut by somebody, and who knows what was behind.
 pub(super) async fn whole_files(io: &ScriptIo, shape: &RingShape) -> Result<Vec<bool>, RecoveryError> {
     let mut whole = Vec::new();
     for index in 0..shape.files {
         let file = FileId::Ring(shape.wal, index);
         let length = length_again(io, file).await.map_err(|fault| RecoveryError::Io { file, fault })?;
-        whole.push(length.is_some_and(|length| length >= shape.file_bytes));
+        let is_whole = length.is_some_and(|length| length >= shape.file_bytes);
+        if let Some(length) = length.filter(|length| !is_whole && *length > 0)
+            && has_flush(io, shape, index).await?
+        {
+            return Err(RecoveryError::Cut { file, length, expected: shape.file_bytes });
+        }
+        whole.push(is_whole);
     }
     Ok(whole)
+}
+
+/// Whether a ring file begins with a flush: once the ring has reached it, it does.
+async fn has_flush(io: &ScriptIo, shape: &RingShape, index: u32) -> Result<bool, RecoveryError> {
+    let file = FileId::Ring(shape.wal, index);
+    let read = read_again(io, file, 0, shape.block_bytes as usize).await;
+    let bytes = read.map_err(|fault| RecoveryError::Unread { file, offset: 0, fault })?;
+    let header = FlushHeader::decode(&bytes).ok().map(|(header, _)| header);
+    Ok(header.is_some_and(|header| header.wal == shape.wal && shape.place(header.position) == (file, 0)))
 }
 
 /// Makes the file that the head is in, if it is not there, and the names of all files durable.

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use martlet_core::{Epoch, Now, PartitionId, WalId};
 
 use crate::config::StoreConfig;
-use crate::io::{DirectoryId, FileId, IoFault, IoId, IoOutcome, IoRequest};
+use crate::io::{DirectoryId, FileId, IoFault, IoId, IoOutcome, IoRequest, SegmentName};
 use crate::layout::checkpoint::{Checkpoint, PartitionState};
 use crate::layout::superblock::Superblock;
 use crate::recovery::create::{create_with, empty_checkpoint};
@@ -190,6 +190,24 @@ fn winners(logs: &[Old]) -> BTreeMap<PartitionId, usize> {
     best.into_iter().map(|(partition, (_, _, index))| (partition, index)).collect()
 }
 
+/// What one new log begins with.
+#[derive(Default)]
+struct Share {
+    partitions: Vec<PartitionState>,
+    retired_segments: Vec<SegmentName>,
+    retired_partitions: Vec<PartitionId>,
+}
+
+fn share_of<'a>(
+    shares: &'a mut [Share],
+    engine: &dyn RehomeEngine,
+    partition: PartitionId,
+) -> Result<&'a mut Share, RehomeError> {
+    let shard = engine.owner(partition);
+    let share = shares.get_mut(usize::from(shard));
+    share.ok_or_else(|| RehomeError::Engine(format!("partition {partition} belongs to shard {shard}")))
+}
+
 /// Makes the new logs, each complete before the next.
 async fn make(
     io: &ScriptIo,
@@ -199,36 +217,35 @@ async fn make(
     snapshots: Vec<Vec<u8>>,
     engine: &dyn RehomeEngine,
 ) -> Result<RehomeReport, RehomeError> {
-    let mut shares: Vec<Vec<PartitionState>> = vec![Vec::new(); new.len()];
-    let (mut segments, mut partitions) = (Vec::new(), Vec::new());
+    let mut shares: Vec<Share> = new.iter().map(|_| Share::default()).collect();
     let mut report = RehomeReport::default();
     for log in logs {
         report.recovered.push(log.report.clone());
         let (held, retired_segments, retired_partitions) = log.store.holdings();
-        segments.extend(retired_segments);
-        partitions.extend(retired_partitions);
         for mut state in held {
             state.epoch = state.epoch.saturating_add(EPOCH_STEP);
             report.partitions += 1;
             report.segments += state.segments.len() as u64;
-            let shard = usize::from(engine.owner(state.partition));
-            let Some(share) = shares.get_mut(shard) else {
-                let text = format!("partition {} belongs to shard {shard}", state.partition);
-                return Err(RehomeError::Engine(text));
-            };
-            share.push(state);
+            share_of(&mut shares, engine, state.partition)?.partitions.push(state);
+        }
+        // What is still to be removed goes with its partition: whoever writes new segments of that must know
+        // their names.
+        for name in retired_segments {
+            share_of(&mut shares, engine, name.partition)?.retired_segments.push(name);
+        }
+        for partition in retired_partitions {
+            share_of(&mut shares, engine, partition)?.retired_partitions.push(partition);
         }
     }
     let lost_records = logs.iter().any(|log| log.store.has_lost_records());
     for ((wal, mut share), snapshot) in new.iter().zip(shares).zip(snapshots) {
-        share.sort_by_key(|state| state.partition);
-        let first = wal.shard == 0;
+        share.partitions.sort_by_key(|state| state.partition);
         let snapshot = Bytes::from(snapshot);
         let checkpoint = |generation| Checkpoint {
             engine_snapshot: snapshot.clone(),
-            partitions: share.clone(),
-            retired_segments: if first { segments.clone() } else { Vec::new() },
-            retired_partitions: if first { partitions.clone() } else { Vec::new() },
+            partitions: share.partitions.clone(),
+            retired_segments: share.retired_segments.clone(),
+            retired_partitions: share.retired_partitions.clone(),
             lost_records,
             ..empty_checkpoint(wal.wal, generation)
         };

@@ -333,14 +333,14 @@ impl Settler {
         let Some(end) = self.jobs.get_mut(&number).and_then(Job::take_end) else { return };
         let Some(job) = self.jobs.remove(&number) else { return };
         self.counters.damaged_frames += job.damaged.len() as u64;
-        let begun = job.written.as_ref().map(|written| written.segment);
+        let begun = match &end {
+            JobEnd::Settled(written) => Some(written.segment),
+            _ => job.written.as_ref().map(|written| written.segment),
+        };
         let partition = job.partition;
         let awaited = job.data.is_some() && !job.abandoned;
         match end {
-            JobEnd::Settled(written) if job.abandoned => {
-                let _ = written;
-                logs.settle_failed(partition, false, after);
-            }
+            JobEnd::Settled(_) if job.abandoned => logs.settle_failed(partition, false, after),
             JobEnd::Settled(written) if awaited => {
                 self.count(&written);
                 let runs = Some((written, job.data.unwrap_or_default()));

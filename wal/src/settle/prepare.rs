@@ -14,14 +14,18 @@ const ALLOCATE_BYTES_MIN: u64 = 64 * 1024;
 /// Largest step; below it a segment doubles.
 const ALLOCATE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// How many of the frames make one run: adjoining ones, at most `bytes_max` but at least one.
+/// How many of the frames make one run: adjoining ones, at most `bytes_max` but at least one. Clients say how
+/// many offsets a frame covers, so small frames may cover more together than a run can name.
 pub(super) fn run_frames<'a>(frames: impl Iterator<Item = &'a FrameEntry>, bytes_max: u64) -> usize {
     let mut count = 0;
     let mut bytes = 0;
+    let mut span = 0;
     let mut end = None;
     for entry in frames {
         bytes += u64::from(entry.length);
-        if count > 0 && (bytes > bytes_max || end != Some(entry.base_offset)) {
+        span += u64::from(entry.span);
+        let over = bytes > bytes_max || span > u64::from(u32::MAX);
+        if count > 0 && (over || end != Some(entry.base_offset)) {
             break;
         }
         end = Some(entry.end_offset());
@@ -116,4 +120,24 @@ fn seal(log: &PartitionLog, active: &Segment, name: SegmentName, shape: &RingSha
         runs: runs.to_vec(),
     };
     Stage::SealFooter { name, footer: footer.encode(block_bytes), offset: active.length }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_ends_before_it_covers_more_offsets_than_it_can_name() {
+        let entry = |index: u64| FrameEntry {
+            base_offset: index << 20,
+            position: index * 200,
+            timestamp_max: 0,
+            length: 200,
+            span: 1 << 20,
+        };
+        let frames: Vec<FrameEntry> = (0..5_000).map(entry).collect();
+        assert_eq!(run_frames(frames.iter(), 1 << 20), 4_095);
+        assert_eq!(run_frames(frames[..10].iter(), 1_000), 5);
+        assert_eq!(run_frames([frames[0], frames[2]].iter(), 1_000), 1, "a gap ends a run");
+    }
 }

@@ -161,6 +161,22 @@ fn reads_that_keep_failing_refuse_the_start_and_change_nothing() {
 }
 
 #[test]
+fn a_ring_file_that_was_cut_refuses_the_start_and_one_that_was_never_whole_does_not() {
+    let disk = written(12);
+    let file = FileId::Ring(WAL, 0);
+    for length in [4096, 20 * 1024, FILE_BYTES - 4096] {
+        let mut cut = disk.snapshot();
+        cut.execute(&IoRequest::Truncate { file, length }, u64::MAX);
+        let refused = open(cut).unwrap_err();
+        assert_eq!(refused, RecoveryError::Cut { file, length, expected: FILE_BYTES });
+    }
+    let mut unmade = disk.snapshot();
+    let last = FileId::Ring(WAL, 3);
+    unmade.execute(&IoRequest::Truncate { file: last, length: 4096 }, u64::MAX);
+    check(&mut open(unmade).unwrap(), 12);
+}
+
+#[test]
 fn a_checkpoint_slot_that_cannot_be_read_counts_like_a_damaged_one() {
     let disk = written(60);
     for slot in 0..2 {
