@@ -14,17 +14,20 @@ use martlet_wal::layout::superblock::Superblock;
 use martlet_wal::rehome::{Rehome, RehomeEngine, RehomeError, RehomeReport};
 
 use crate::drive::Machine;
-use crate::storage::replay_item;
+use crate::seam;
 
 /// The engines of the old logs, in their order.
-pub(crate) struct OldEngines {
+#[derive(Debug)]
+pub struct OldEngines {
     engines: Vec<Engine>,
     slots: SlotTable,
     shards: u16,
 }
 
 impl OldEngines {
-    pub(crate) fn new(old: &[Superblock], shards: u16) -> OldEngines {
+    /// Empty engines for the logs found, whose partitions move to `shards` shards.
+    #[must_use]
+    pub fn new(old: &[Superblock], shards: u16) -> OldEngines {
         let engine = |log: &Superblock| {
             Engine::new(EngineConfig::new(ShardId(log.shard), log.shards), Box::new(AllowAll))
         };
@@ -35,7 +38,7 @@ impl OldEngines {
 impl RehomeEngine for OldEngines {
     fn replay(&mut self, log: usize, item: ReplayItem) -> Result<(), String> {
         match self.engines.get_mut(log) {
-            Some(engine) => replay_item(engine, item),
+            Some(engine) => seam::replay(engine, item),
             None => Err(format!("there is no log number {log}: start again")),
         }
     }

@@ -22,9 +22,9 @@ use martlet_wal::{StorageState, Store};
 use crate::calls::{AnswerSize, Calls, Origin, Progress, Wanted};
 use crate::kept_back::KeptBack;
 use crate::link::Link;
-use crate::log::EngineLog;
 use crate::lost::{FoundBy, Lost};
 use crate::message::Item;
+use crate::seam::EngineLog;
 use crate::slab::Slab;
 
 /// What a shard counts about calls.

@@ -9,8 +9,8 @@ use martlet_shard::service::ServiceFacts;
 use martlet_wal::StorageState;
 
 use crate::gather::Fact;
-use crate::log::EngineLog;
 use crate::lost::LostRange;
+use crate::seam::EngineLog;
 use crate::shard::Shard;
 
 /// One shard at one moment. Counters only grow while the process lives.

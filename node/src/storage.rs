@@ -13,12 +13,13 @@ use martlet_wal::io::{IoId, IoOutcome, IoRequest};
 use martlet_wal::layout::superblock::{BLOCK_BYTES_MAX, Superblock};
 use martlet_wal::pump::{Pump, PumpConfig};
 use martlet_wal::rehome::{self, Rehome};
-use martlet_wal::{Geometry, NewWal, Recovery, RecoveryError, RecoveryReport, ReplayItem, Store};
+use martlet_wal::{Geometry, NewWal, Recovery, RecoveryError, RecoveryReport, Store};
 
 use crate::config::NodeConfig;
 use crate::drive::{Machine, drive};
 use crate::error::NodeError;
 use crate::rehome::OldEngines;
+use crate::seam::replay;
 
 /// Pause between two attempts to lock a log.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
@@ -291,10 +292,10 @@ impl Machine for Opening<'_> {
     }
 
     fn advance(&mut self) -> Result<bool, String> {
-        let replay = self.recovery.take_replay();
-        let advanced = !replay.is_empty();
-        for item in replay {
-            replay_item(self.engine, item)?;
+        let items = self.recovery.take_replay();
+        let advanced = !items.is_empty();
+        for item in items {
+            replay(self.engine, item)?;
         }
         Ok(advanced)
     }
@@ -302,24 +303,6 @@ impl Machine for Opening<'_> {
     fn take_finished(&mut self) -> Option<Self::Finished> {
         self.recovery.take_finished()
     }
-}
-
-/// Tells an engine what its log held.
-pub(crate) fn replay_item(engine: &mut Engine, item: ReplayItem) -> Result<(), String> {
-    match item {
-        ReplayItem::Snapshot(snapshot) if snapshot.is_empty() => {}
-        ReplayItem::Snapshot(snapshot) => {
-            let recovered = engine.recover(&snapshot);
-            recovered.map_err(|refusal| format!("the engine's state in the checkpoint: {refusal}"))?;
-        }
-        ReplayItem::Frame(header, body) => {
-            engine.replay_frame(&header, &body).map_err(|refusal| refusal.to_string())?;
-        }
-        ReplayItem::Note(kind, payload) => {
-            engine.replay_note(kind, &payload).map_err(|refusal| refusal.to_string())?;
-        }
-    }
-    Ok(())
 }
 
 /// Says in the log what recovery found.

@@ -1,21 +1,16 @@
 //! Restarts with another number of shards: the partitions move to new logs first, perhaps interrupted again
 //! and again, perhaps each time on the way to another number.
 
-use std::collections::BTreeSet;
-
-use martlet_core::{NodeId, PartitionId, ShardId, WalId};
-use martlet_shard::metadata::SlotTable;
-use martlet_shard::snapshot::{LogState, redistribute, slots};
-use martlet_shard::{AllowAll, Engine, EngineConfig};
+use martlet_core::{NodeId, WalId};
+use martlet_node::rehome::OldEngines;
 use martlet_wal::io::{FileId, IoOutcome, IoRequest};
 use martlet_wal::layout::superblock::{BLOCK_BYTES_MAX, Superblock, SuperblockError};
-use martlet_wal::rehome::{Rehome, RehomeEngine, RehomeError, RehomeReport, fits};
-use martlet_wal::{Geometry, NewWal, ReplayItem};
+use martlet_wal::rehome::{Rehome, RehomeError, RehomeReport, fits};
+use martlet_wal::{Geometry, NewWal};
 
 use super::checker::Verdict;
 use super::disk::{file_of, place_of};
 use super::plan::Kind;
-use super::seat::replay;
 use super::table::Fault;
 use super::world::World;
 
@@ -33,41 +28,6 @@ enum Moved {
     Interrupted,
     /// The medium is damaged, and that was said before anything was served.
     Refused,
-}
-
-/// The engines of the old logs.
-struct OldEngines {
-    engines: Vec<Engine>,
-    slots: SlotTable,
-    shards: u16,
-}
-
-impl RehomeEngine for OldEngines {
-    fn replay(&mut self, log: usize, item: ReplayItem) -> Result<(), String> {
-        let engine = self.engines.get_mut(log).ok_or("a log that is not there was replayed")?;
-        replay(engine, item);
-        Ok(())
-    }
-
-    fn snapshot(&mut self, log: usize) -> Vec<u8> {
-        self.engines[log].snapshot()
-    }
-
-    fn redistribute(&mut self, holdings: &[Vec<PartitionId>], shards: u16) -> Result<Vec<Vec<u8>>, String> {
-        let snapshots: Vec<Vec<u8>> = self.engines.iter().map(Engine::snapshot).collect();
-        self.slots = slots(&snapshots).map_err(|refusal| refusal.to_string())?;
-        self.shards = shards;
-        let state = |(snapshot, held): (Vec<u8>, &Vec<PartitionId>)| LogState {
-            snapshot,
-            partitions: held.iter().copied().collect::<BTreeSet<_>>(),
-        };
-        let logs: Vec<LogState> = snapshots.into_iter().zip(holdings).map(state).collect();
-        redistribute(&logs, shards).map_err(|refusal| refusal.to_string())
-    }
-
-    fn owner(&self, partition: PartitionId) -> u16 {
-        self.slots.owner(partition, self.shards).0
-    }
 }
 
 impl World {
@@ -176,11 +136,7 @@ impl World {
             })
             .collect();
         known.extend(new.iter().map(|log| log.wal));
-        let engine = |log: &Superblock| {
-            Engine::new(EngineConfig::new(ShardId(log.shard), log.shards), Box::new(AllowAll))
-        };
-        let engines =
-            OldEngines { engines: found.iter().map(engine).collect(), slots: SlotTable::default(), shards };
+        let engines = OldEngines::new(found, shards);
         let old = found.iter().map(|log| log.wal).collect();
         let mut rehome = Rehome::new(old, new, self.store_config(), Box::new(engines), self.now);
         for _ in 0..ROUNDS_MAX {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use martlet_core::{Instant, NodeId, Now, Offset, PartitionId, ShardId, WalId, WallTime};
+use martlet_node::seam::{EngineLog, replay};
 use martlet_shard::api::{Answer, Call, CallContext, CallToken, Reply};
 use martlet_shard::{AllowAll, Engine, EngineConfig};
 use martlet_wal::io::IoRequest;
@@ -17,7 +18,7 @@ use super::clients::{Clients, Job};
 use super::dice::Dice;
 use super::disk::{Disk, place_of};
 use super::plan::{Kind, Plan};
-use super::seat::{Reading, Seat, StoreLog, UnderWay, replay};
+use super::seat::{Reading, Seat, UnderWay};
 use super::table::{Fault, Table};
 
 /// Makes the chance of moves another than that of everything else.
@@ -245,12 +246,13 @@ impl World {
         let mut turns = 0;
         loop {
             for item in recovery.take_replay() {
-                replay(&mut engine, item);
+                let replayed = replay(&mut engine, item);
+                assert!(replayed.is_ok(), "what passed its checksum is read: {replayed:?}");
             }
             if let Some(finished) = recovery.take_finished() {
                 let (mut store, _) = finished?;
                 self.wals[shard] = Some(store.wal());
-                let recovered = engine.finish_recovery(&mut StoreLog(&mut store), self.now);
+                let recovered = engine.finish_recovery(&mut EngineLog(&mut store), self.now);
                 if !recovered.problems.is_empty() {
                     assert!(!self.disk.damage.is_empty(), "nothing was damaged: {:?}", recovered.problems);
                 }
@@ -310,7 +312,7 @@ impl World {
                 seat.store.on_timer(self.now);
             }
             if seat.engine.next_timer().is_some_and(|due| due <= self.now.instant) {
-                seat.engine.on_timer(&mut StoreLog(&mut seat.store), self.now);
+                seat.engine.on_timer(&mut EngineLog(&mut seat.store), self.now);
             }
         }
     }
@@ -348,11 +350,11 @@ impl World {
         loop {
             let Seat { store, engine, under_way, .. } = &mut self.seats[at];
             let durable = store.durable();
-            engine.on_durable(&mut StoreLog(store), durable, self.now);
+            engine.on_durable(&mut EngineLog(store), durable, self.now);
             if let StorageState::Fenced(fault) = store.state()
                 && engine.fenced().is_none()
             {
-                engine.fence(&mut StoreLog(store), &format!("{fault:?}"), self.now);
+                engine.fence(&mut EngineLog(store), &format!("{fault:?}"), self.now);
             }
             if store.checkpoint_wanted() {
                 store.provide_checkpoint(engine.snapshot());
@@ -390,7 +392,7 @@ impl World {
     fn deliver_metadata(&mut self, at: usize) -> Verdict {
         let Seat { store, engine, inbox, .. } = &mut self.seats[at];
         for (index, command) in inbox.drain(..) {
-            let applied = engine.apply_metadata(&mut StoreLog(store), index, &command, self.now);
+            let applied = engine.apply_metadata(&mut EngineLog(store), index, &command, self.now);
             applied.map_err(|refusal| format!("metadata was refused: {refusal}"))?;
         }
         Ok(())
@@ -436,7 +438,7 @@ impl World {
         let at = usize::from(self.seats[0].engine.route(&call).0);
         self.jobs.insert(token, job);
         let seat = &mut self.seats[at];
-        let log = &mut StoreLog(&mut seat.store);
+        let log = &mut EngineLog(&mut seat.store);
         seat.engine.submit(log, token, &CallContext::default(), call, self.now);
         self.pump(at)
     }

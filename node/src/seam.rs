@@ -1,14 +1,15 @@
-//! The engine's view of the store: the same words on both sides, joined here because neither crate may know
-//! the other.
+//! Where engine and store meet: the same words on both sides, joined here because neither crate may know the
+//! other. Public for the simulator, which turns the two without an executor.
 
 use bytes::Bytes;
 use martlet_core::{FrameHeader, Lsn, Offset, PartitionId, Refusal};
+use martlet_shard::Engine;
 use martlet_shard::log::{Extent, Log, NoteKind, SegmentFacts, WriteClass};
-use martlet_wal::Store;
+use martlet_wal::{ReplayItem, Store};
 
 /// A store, as the engine sees it.
 #[derive(Debug)]
-pub(crate) struct EngineLog<'a>(pub(crate) &'a mut Store);
+pub struct EngineLog<'a>(pub &'a mut Store);
 
 impl Log for EngineLog<'_> {
     fn admit(&self, partition: PartitionId, bytes: usize, class: WriteClass) -> Result<(), Refusal> {
@@ -74,4 +75,25 @@ fn extent(extent: martlet_wal::index::Extent) -> Extent {
         next_offset: extent.next_offset,
         bytes: extent.bytes,
     }
+}
+
+/// Tells an engine what its log held.
+///
+/// # Errors
+/// Why the engine cannot go on from there, for people: what a newer build wrote, or a defect.
+pub fn replay(engine: &mut Engine, item: ReplayItem) -> Result<(), String> {
+    match item {
+        ReplayItem::Snapshot(snapshot) if snapshot.is_empty() => {}
+        ReplayItem::Snapshot(snapshot) => {
+            let recovered = engine.recover(&snapshot);
+            recovered.map_err(|refusal| format!("the engine's state in the checkpoint: {refusal}"))?;
+        }
+        ReplayItem::Frame(header, body) => {
+            engine.replay_frame(&header, &body).map_err(|refusal| refusal.to_string())?;
+        }
+        ReplayItem::Note(kind, payload) => {
+            engine.replay_note(kind, &payload).map_err(|refusal| refusal.to_string())?;
+        }
+    }
+    Ok(())
 }
