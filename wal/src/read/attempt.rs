@@ -217,7 +217,7 @@ impl<'a> Attempt<'a> {
             (None, Some(rest)) => Ok(&rest.runs),
             (None, None) => Err(Box::new((
                 FetchKey::Index(name),
-                Fetch::Index(IndexLoad::new(name, segment, block_bytes)),
+                Fetch::Index(Box::new(IndexLoad::new(name, segment, block_bytes))),
             ))),
         }
     }

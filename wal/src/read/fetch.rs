@@ -35,7 +35,7 @@ pub(super) enum Fetched {
 /// A fetch under way. One request at a time.
 #[derive(Debug)]
 pub(super) enum Fetch {
-    Index(IndexLoad),
+    Index(Box<IndexLoad>),
     Runs {
         name: SegmentName,
         runs: Vec<RunEntry>,

@@ -216,7 +216,7 @@ impl Reader {
                 self.fetches.insert(key, (fetch, waiting));
                 self.queue.push_back(key);
             }
-            Err(Fetch::Index(load)) => self.loaded(logs, tail, load, waiting),
+            Err(Fetch::Index(load)) => self.loaded(logs, tail, *load, waiting),
             Err(_) => self.fetched(logs, tail, Fetched::Index, waiting),
         }
     }
@@ -245,7 +245,7 @@ impl Reader {
         if let Some(segment) = segments.iter().find(|segment| segment.name(name.partition) == name) {
             if !load.covers(segment) {
                 let key = FetchKey::Index(name);
-                self.fetches.insert(key, (Fetch::Index(load), waiting));
+                self.fetches.insert(key, (Fetch::Index(Box::new(load)), waiting));
                 self.queue.push_back(key);
                 return;
             }
