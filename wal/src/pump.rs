@@ -266,8 +266,8 @@ impl Pump {
     }
 
     /// Superblocks of the complete WALs below the data directory, in order of id. A WAL whose making was
-    /// interrupted holds nothing and is left out, as is one that was moved from and lost its superblock first.
-    /// The log of shard 0 is never among those: it is made last, and moved from when another is there.
+    /// interrupted holds nothing and is left out, as is one that was moved from and lost its superblock
+    /// first. The log of shard 0 is never among those: it is made last, and moved from when another is there.
     ///
     /// # Errors
     /// The operating system's; [`SuperblockError`] inside `InvalidData`.

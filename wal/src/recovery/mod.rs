@@ -117,8 +117,8 @@ pub enum RecoveryError {
     )]
     Unread { file: FileId, offset: u64, fault: IoFault },
     #[error(
-        "{file:?} holds records and was cut to {length} of {expected} bytes: restore it from a copy, or make it \
-         {expected} bytes long with zeros, which gives up what was cut off"
+        "{file:?} holds records and was cut to {length} of {expected} bytes: restore it from a copy, or make \
+         it {expected} bytes long with zeros, which gives up what was cut off"
     )]
     Cut { file: FileId, length: u64, expected: u64 },
 }
