@@ -7,6 +7,7 @@ mod error;
 mod floor;
 mod histogram;
 mod load;
+mod null_kafka;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,9 @@ enum Command {
     Floor(floor::Options),
     /// Load on a running broker through the native client.
     Load(load::Options),
+    /// A broker of Kafka's protocol that keeps nothing and answers at once: what a client costs by itself. Prints
+    /// its address.
+    NullKafka,
 }
 
 fn main() -> std::process::ExitCode {
@@ -38,6 +42,7 @@ fn main() -> std::process::ExitCode {
     let done = match arguments.command {
         Command::Floor(options) => floor::run(&options, arguments.format),
         Command::Load(options) => load::run(&options, arguments.format),
+        Command::NullKafka => null_kafka::run(),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,
