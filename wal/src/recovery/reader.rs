@@ -107,6 +107,29 @@ impl RingReader {
         }
     }
 
+    /// As `read`, of bytes with no interest in what stands behind them.
+    pub(super) async fn probe(
+        &mut self,
+        position: u64,
+        length: usize,
+    ) -> Result<Option<Bytes>, RecoveryError> {
+        if !self.is_there(position) {
+            return Ok(None);
+        }
+        if let Some(found) = self.held(position, length) {
+            return Ok(Some(found));
+        }
+        let (file, offset) = self.shape.place(position);
+        match read_again(&self.io, file, offset, length).await {
+            Ok(bytes) if bytes.len() == length => {
+                self.bytes_read += length as u64;
+                Ok(Some(bytes))
+            }
+            Ok(_) => Err(RecoveryError::Unread { file, offset, fault: IoFault::Other(0) }),
+            Err(fault) => Err(RecoveryError::Unread { file, offset, fault }),
+        }
+    }
+
     fn take(&mut self, at: u64, outcome: IoOutcome) {
         self.at = at;
         self.window = match outcome {
