@@ -1,4 +1,4 @@
-"""Starts the brokers that are compared, each in a control group of its own, and stops them by their process id."""
+"""Starts the brokers that are compared, each in a control group of its own, and stops them by process id."""
 
 import json
 import os
@@ -9,14 +9,19 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 GROUPS = pathlib.Path("/sys/fs/cgroup")
 LIBRDKAFKA = "confluent-kafka==2.16.1"
 # As bin/kafka-run-class.sh and bin/kafka-server-start.sh set them.
 JVM = [
-    "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35",
-    "-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true",
+    "-server",
+    "-XX:+UseG1GC",
+    "-XX:MaxGCPauseMillis=20",
+    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+ExplicitGCInvokesConcurrent",
+    "-Djava.awt.headless=true",
 ]
 START_WAIT_SECONDS = 60
 
@@ -45,7 +50,7 @@ class Tools:
 
 
 class Group:
-    """A control group with a limit of memory, the page cache included; nothing where the machine has none for us."""
+    """A control group with a limit of memory, the page cache included; none where the machine has none for us."""
 
     def __init__(self, bytes_max):
         name = f"martlet-side-by-side-{os.getpid()}"
@@ -70,7 +75,10 @@ class Group:
             return {}
         lines = (self.folder / "memory.stat").read_text().split("\n")
         stat = {line.split()[0]: int(line.split()[1]) for line in lines if line}
-        return {"anonymous": stat.get("rss", stat.get("anon", 0)), "cached": stat.get("cache", stat.get("file", 0))}
+        return {
+            "anonymous": stat.get("rss", stat.get("anon", 0)),
+            "cached": stat.get("cache", stat.get("file", 0)),
+        }
 
     def remove(self):
         for _ in range(50):
@@ -92,9 +100,15 @@ class Broker:
     """A process in a group; `durability` is what an acknowledgement of acks=all means there."""
 
     name = durability = ""
+    running = []
 
     def __init__(self, tools, folder, memory, partitions):
-        self.tools, self.folder, self.memory, self.partitions = tools, pathlib.Path(folder), memory, partitions
+        self.tools, self.folder, self.memory, self.partitions = (
+            tools,
+            pathlib.Path(folder),
+            memory,
+            partitions,
+        )
         self.process = self.group = self.bootstrap = None
         self.started = 0.0
 
@@ -102,11 +116,14 @@ class Broker:
         self.group = Group(self.memory)
         log = open(self.folder.parent / f"{self.folder.name}.log", "ab")
         self.started = time.monotonic()
-        environment = {name: text for name, text in os.environ.items() if not name.startswith(("MARTLET_", "KAFKA_"))}
+        environment = {
+            name: text for name, text in os.environ.items() if not name.startswith(("MARTLET_", "KAFKA_"))
+        }
         self.process = subprocess.Popen(
             command, stderr=log, env=environment, preexec_fn=self.group.enter, **{"stdout": log, **options}
         )
         log.close()
+        Broker.running.append(self)
 
     def prepare(self):
         """What is done once, before the first start."""
@@ -122,6 +139,7 @@ class Broker:
         return 0
 
     def stop(self):
+        Broker.running.remove(self)
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(60)
@@ -141,9 +159,24 @@ class Martlet(Broker):
 
     def start(self, wait=True):
         command = [
-            self.binary, "start", "--format", "json", "--data-dir", str(self.folder), "--listen", "127.0.0.1:0",
-            "--http", "127.0.0.1:0", "--kafka", f"127.0.0.1:{free_port()}", "--set", "kafka.shard_port_base=0",
-            "--set", "native.shard_port_base=0", "--set", f"topic.partitions={self.partitions}",
+            self.binary,
+            "start",
+            "--format",
+            "json",
+            "--data-dir",
+            str(self.folder),
+            "--listen",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+            "--kafka",
+            f"127.0.0.1:{free_port()}",
+            "--set",
+            "kafka.shard_port_base=0",
+            "--set",
+            "native.shard_port_base=0",
+            "--set",
+            f"topic.partitions={self.partitions}",
         ]
         for pair in self.settings:
             command += ["--set", pair]
@@ -153,7 +186,16 @@ class Martlet(Broker):
             line = self.process.stdout.readline()
             if not line:
                 raise SystemExit(f"martlet did not get ready: exit code {self.process.wait()}")
-            self.bootstrap = json.loads(line)["kafka"]
+            ready = json.loads(line)
+            self.bootstrap, self.http = ready["kafka"], ready["http"]
+
+    def hops(self):
+        """Calls that went from one shard to another, ever."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().split("\n")
+        return sum(
+            float(line.split()[-1]) for line in lines if line.startswith("martlet_mailbox_hops_out_total")
+        )
 
 
 class Kafka(Broker):
@@ -165,11 +207,18 @@ class Kafka(Broker):
         self.port, control = free_port(), free_port()
         self.properties = self.folder / "server.properties"
         lines = [
-            "process.roles=broker,controller", "node.id=1", f"controller.quorum.voters=1@127.0.0.1:{control}",
+            "process.roles=broker,controller",
+            "node.id=1",
+            f"controller.quorum.voters=1@127.0.0.1:{control}",
             f"listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{control}",
-            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}", "controller.listener.names=CONTROLLER",
-            f"log.dirs={self.folder}/data", f"num.partitions={self.partitions}", "offsets.topic.replication.factor=1",
-            "transaction.state.log.replication.factor=1", "transaction.state.log.min.isr=1", *self.flushes,
+            f"advertised.listeners=PLAINTEXT://127.0.0.1:{self.port}",
+            "controller.listener.names=CONTROLLER",
+            f"log.dirs={self.folder}/data",
+            f"num.partitions={self.partitions}",
+            "offsets.topic.replication.factor=1",
+            "transaction.state.log.replication.factor=1",
+            "transaction.state.log.min.isr=1",
+            *self.flushes,
         ]
         self.properties.write_text("\n".join(lines) + "\n")
         arguments = ["format", "-t", "bWFydGxldHNpZGVieXNpZA", "-c", str(self.properties)]

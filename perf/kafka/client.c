@@ -1,12 +1,12 @@
-/* A Kafka client on librdkafka that measures: full speed, fixed rates, reading, and the first acknowledgement.
+/* A Kafka client on librdkafka that measures: full speed, fixed rates, reading, the first acknowledgement.
  *
  *   client produce BOOTSTRAP TOPIC bytes=1024 records=1000000
  *   client rate    BOOTSTRAP TOPIC bytes=1024 rate=5000 seconds=5 warm=1
  *   client read    BOOTSTRAP TOPIC partitions=4 records=1000000
  *   client first   BOOTSTRAP TOPIC
  *
- * Prints one JSON object. Any NAME.X=VALUE is a setting of librdkafka. Times are CLOCK_MONOTONIC. In `rate` a record
- * counts from when it should have been sent, so that a stall is charged to all that it delays.
+ * Prints one JSON object. Any NAME.X=VALUE is a setting of librdkafka. Times are CLOCK_MONOTONIC. In `rate` a
+ * record counts from when it should have been sent, so that a stall is charged to all that it delays.
  *
  * Links against the library alone: what is used of its interface is declared here, which is stable since 1.0.
  */
@@ -77,6 +77,11 @@ static uint64_t now_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void nap(long nanoseconds) {
+    struct timespec length = {.tv_nsec = nanoseconds};
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &length, NULL);
 }
 
 static void die(const char *what, const char *why) {
@@ -200,8 +205,9 @@ static int produce(void) {
     }
     finish(producer);
     double seconds = (double)(now_ns() - begun) / 1e9;
-    printf("{\"records\": %" PRIu64 ", \"acknowledged\": %" PRIu64 ", \"seconds\": %.4f, \"rate\": %.0f, \"mb_s\": %.2f}\n",
-           records, acknowledged, seconds, (double)acknowledged / seconds, (double)(acknowledged * bytes) / seconds / 1e6);
+    double rate = (double)acknowledged / seconds, mb_s = rate * (double)bytes / 1e6;
+    printf("{\"records\": %" PRIu64 ", \"acknowledged\": %" PRIu64 ", ", records, acknowledged);
+    printf("\"seconds\": %.4f, \"rate\": %.0f, \"mb_s\": %.2f}\n", seconds, rate, mb_s);
     return failures != 0 || acknowledged != records;
 }
 
@@ -229,7 +235,8 @@ static void print_latency(const char *name, const histogram *of, const char *end
 }
 
 static int rate(void) {
-    uint64_t bytes = number("bytes", "1024"), per_second = number("rate", "5000"), warm_ns = number("warm", "1") * 1000000000u;
+    uint64_t bytes = number("bytes", "1024"), per_second = number("rate", "5000");
+    uint64_t warm_ns = number("warm", "1") * 1000000000u;
     uint64_t length_ns = number("seconds", "5") * 1000000000u, sent = 0;
     char *payload = calloc(1, bytes);
     rd_kafka_t *producer = client(PRODUCER);
@@ -251,13 +258,13 @@ static int rate(void) {
         }
         uint64_t stamp = due >= begun + warm_ns ? due : 0;
         memcpy(payload, &stamp, sizeof stamp);
-        while (rd_kafka_produce(topic, 0, F_COPY, payload, bytes, NULL, 0, NULL)) clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 100000}, NULL);
+        while (rd_kafka_produce(topic, 0, F_COPY, payload, bytes, NULL, 0, NULL)) nap(100000);
         sent++;
     }
     finish(producer);
     uint64_t over = now_ns();
     uint64_t expected = produced.count;
-    while (received.count < expected && now_ns() - over < 5000000000u) clock_nanosleep(CLOCK_MONOTONIC, 0, &(struct timespec){.tv_nsec = 10000000}, NULL);
+    while (received.count < expected && now_ns() - over < 5000000000u) nap(10000000);
     is_over = 1;
     pthread_join(reports, NULL);
     pthread_join(reads, NULL);

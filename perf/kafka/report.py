@@ -12,13 +12,15 @@ def lines_of(path):
 def table(path):
     """One line for each figure: medians, runs, durability, ratio to the bar."""
     lines = lines_of(path)
-    rows = [("what", "martlet (every batch synced)", "kafka (no sync)", "kafka (flush.messages=1)", "bar", "")]
+    rows = [
+        ("what", "martlet (every batch synced)", "kafka (no sync)", "kafka (flush.messages=1)", "bar", "")
+    ]
     for client, size in keys(lines, "produce", "client", "bytes"):
         of = {"measure": "produce", "client": client, "bytes": size}
         name = f"produce {client} {size} B, records/s"
         rows.append(row(lines, name, of, "rate", [("kafka", 1.0, True), ("kafka-flush-1", 5.0, True)]))
         rows.append(row(lines, f"  broker CPU s/GiB", of, "cpu_s_gib", [("kafka", 0.5, False)], 2))
-    for rate, in keys(lines, "rate", "rate"):
+    for (rate,) in keys(lines, "rate", "rate"):
         for kind in ["produce", "end_to_end"]:
             for quantile in ["p50", "p99", "p99.9"]:
                 rows.append(added(lines, rate, kind, quantile))
@@ -30,8 +32,25 @@ def table(path):
     bare = values(lines, {"measure": "bare-reads"}, "mb_s")
     if bare:
         rows.append(("  bare direct reads, MB/s", shown(bare, 0), "", "", "", ""))
-    rows.append(row(lines, "start to first acknowledgement, s", {"measure": "first"}, "seconds", [("kafka", 0.1, False)], 3))
-    rows.append(row(lines, "resident at idle, 1,000 partitions, MiB", {"measure": "idle"}, "resident_mib", [("kafka", 0.2, False)]))
+    rows.append(
+        row(
+            lines,
+            "start to first acknowledgement, s",
+            {"measure": "first"},
+            "seconds",
+            [("kafka", 0.1, False)],
+            3,
+        )
+    )
+    rows.append(
+        row(
+            lines,
+            "resident at idle, 1,000 partitions, MiB",
+            {"measure": "idle"},
+            "resident_mib",
+            [("kafka", 0.2, False)],
+        )
+    )
     rows = [row for row in rows if any(row[1:4])]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [rows[0], ("---",) * 6, *rows[1:]])
 
@@ -41,7 +60,11 @@ def keys(lines, measure, *names):
 
 
 def values(lines, of, field):
-    return [line[field] for line in lines if all(line.get(name) == wanted for name, wanted in of.items()) and field in line]
+    return [
+        line[field]
+        for line in lines
+        if all(line.get(name) == wanted for name, wanted in of.items()) and field in line
+    ]
 
 
 def shown(found, digits):
@@ -50,21 +73,31 @@ def shown(found, digits):
 
 def row(lines, name, of, field, bars, digits=0):
     """`bars`: broker, factor, and whether at least so much of it is asked for, or at most."""
-    found = {broker: values(lines, {**of, "broker": broker}, field) for broker in ["martlet", "kafka", "kafka-flush-1"]}
+    found = {
+        broker: values(lines, {**of, "broker": broker}, field)
+        for broker in ["martlet", "kafka", "kafka-flush-1"]
+    }
     asked, met = [], []
     for broker, factor, at_least in bars:
         if found["martlet"] and found[broker]:
             ratio = statistics.median(found["martlet"]) / statistics.median(found[broker])
             asked.append(f"{'≥' if at_least else '≤'} {factor:g} × {broker}")
-            met.append(f"{ratio:.2f} {'met' if (ratio >= factor if at_least else ratio <= factor) else 'missed'}")
+            met.append(
+                f"{ratio:.2f} {'met' if (ratio >= factor if at_least else ratio <= factor) else 'missed'}"
+            )
     cells = [shown(found[broker], digits) for broker in ["martlet", "kafka", "kafka-flush-1"]]
     return (name, *cells, ", ".join(asked), ", ".join(met))
 
 
 def added(lines, rate, kind, quantile):
     """Latency over that of the same client against the null broker, of medians."""
+
     def of(broker):
-        found = [line[kind][quantile] for line in lines if line["measure"] == "rate" and line["rate"] == rate and line["broker"] == broker]
+        found = [
+            line[kind][quantile]
+            for line in lines
+            if line["measure"] == "rate" and line["rate"] == rate and line["broker"] == broker
+        ]
         return (statistics.median(found), len(found)) if found else None
 
     null = of("null")
@@ -80,4 +113,5 @@ def added(lines, rate, kind, quantile):
     if "martlet" in over and over.get("kafka", 0) > 0:
         ratio = over["martlet"] / over["kafka"]
         met = f"{ratio:.2f} {'met' if ratio <= 0.5 else 'missed'}"
-    return (f"{kind.replace('_', ' ')} at {rate:,}/s, {quantile} over null, us", *cells, "≤ 0.5 × kafka", met)
+    name = f"{kind.replace('_', ' ')} at {rate:,}/s, {quantile} over null, us"
+    return (name, *cells, "≤ 0.5 × kafka", met)
