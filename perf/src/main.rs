@@ -32,8 +32,8 @@ enum Command {
     Floor(floor::Options),
     /// Load on a running broker through the native client.
     Load(load::Options),
-    /// A broker of Kafka's protocol that keeps nothing and answers at once: what a client costs by itself. Prints
-    /// its address.
+    /// A broker of Kafka's protocol that keeps nothing and answers at once: what a client costs by itself.
+    /// Prints its address.
     NullKafka,
 }
 

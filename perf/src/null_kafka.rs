@@ -1,8 +1,8 @@
 //! A broker of Kafka's protocol that does nothing: what a client costs by itself.
 //!
-//! Owns a listener, and the batches produced to it, in memory, for those who read them. Answers at once, one thread
-//! a connection, in the oldest versions that today's clients speak. Must never be taken for a broker: it checks
-//! nothing, forgets what is old, and gives each partition 0 of a topic only.
+//! Owns a listener, and the batches produced to it, in memory, for those who read them. Answers at once, one
+//! thread a connection, in the oldest versions that today's clients speak. Must never be taken for a broker:
+//! it checks nothing, forgets what is old, and gives each partition 0 of a topic only.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, BufReader, Read, Write};

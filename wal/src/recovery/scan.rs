@@ -284,7 +284,9 @@ impl Scan {
             return Ok(FirstBlock::NotReached);
         }
         let block = self.block();
-        let Some(bytes) = self.reader.probe(position, block).await? else { return Ok(FirstBlock::NotReached) };
+        let Some(bytes) = self.reader.probe(position, block).await? else {
+            return Ok(FirstBlock::NotReached);
+        };
         let wal = self.reader.shape().wal;
         Ok(match FlushHeader::decode(&bytes) {
             Ok((header, _)) if plausible(&self.reader, &header, position) => FirstBlock::Flush(header),
