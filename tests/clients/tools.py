@@ -132,7 +132,8 @@ def verifiable():
                 restart()
         alarm.cancel()
     acknowledged = {int(line["value"]) for line in events(output, "producer_send_success")}
-    check(len(acknowledged), 4000)
+    # It never tries again, so what was under way when the broker died may have failed.
+    check(len(acknowledged) > 3000, True)
     # It ends by a signal: --max-messages counts before it commits.
     options = ["--topic", "t-verifiable", "--group-id", "t-verifiable", "--reset-policy", "earliest", "--verbose"]
     seen, committed = set(), 0
@@ -144,11 +145,11 @@ def verifiable():
                 seen.add(int(found["value"]))
             for found in events([line], "offsets_committed"):
                 committed = max(committed, sum(one["offset"] for one in found["offsets"]))
-            if len(seen) >= 4000 and committed >= 4000:
+            if acknowledged <= seen and committed >= len(seen):
                 consumer.send_signal(signal.SIGTERM)
         alarm.cancel()
     check(len(acknowledged - seen), 0)
-    check(committed, 4000)
+    check(committed >= len(acknowledged), True)
 
 
 def offsets():
