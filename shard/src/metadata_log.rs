@@ -101,6 +101,14 @@ impl MetadataLog {
     }
 }
 
+fn lost_changes(why: &str) -> Refusal {
+    let text = format!(
+        "{why}: topics are served as they were before, but cannot be changed, and no producer gets an id; \
+         restore the data directory from a copy, or start once with --accept-metadata-loss"
+    );
+    Refusal::new(ErrorCode::CorruptRange, text)
+}
+
 impl Engine {
     /// Stages a command.
     pub(crate) fn propose(
@@ -114,11 +122,7 @@ impl Engine {
             return Err(Refusal::new(ErrorCode::NotOwner, "the metadata lives on shard 0: ask there"));
         }
         if let Some(why) = self.metadata_damage() {
-            let text = format!(
-                "{why}: topics are served as they were before, but cannot be changed, and no producer gets \
-                 an id; restore the data directory from a copy, or start once with --accept-metadata-loss"
-            );
-            return Err(Refusal::new(ErrorCode::CorruptRange, text));
+            return Err(lost_changes(why));
         }
         if !matches!(command, Command::Snapshot(_)) {
             self.pay_snapshot(log, now)?;

@@ -268,7 +268,7 @@ pub fn run_within(command: &mut Command, wait: Duration) -> Option<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.process_group(0).spawn().unwrap();
     let group = Pid::from_child(&child);
-    let (sender, ended) = std::sync::mpsc::channel();
+    let (sender, ended) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || sender.send(child.wait_with_output().unwrap()));
     if let Ok(output) = ended.recv_timeout(wait) {
         return Some(output);
