@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::index::RING_READ_GAP_BYTES_MAX;
+
 /// What a WAL is made with; afterwards its superblock decides.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Geometry {
@@ -36,6 +38,10 @@ pub struct StoreConfig {
     /// quarter of the cache counts. 0, or a cache below four times
     /// [`Self::settle_run_bytes_min`], leaves everything until its ring space is needed.
     pub settle_eager_bytes_min: u64,
+    /// Frames of a partition with at least this many bytes of others between them are scattered: they are
+    /// logged again side by side before they leave the tail cache, if that is much smaller than the ring.
+    /// `u64::MAX` switches this off.
+    pub gather_gap_bytes: u64,
     /// Bytes of one run.
     pub settle_job_bytes_max: u64,
     /// Bytes of all runs that are being read and written at a time.
@@ -65,6 +71,7 @@ impl Default for StoreConfig {
             read_cache_bytes: 32 * 1024 * 1024,
             settle_run_bytes_min: 64 * 1024,
             settle_eager_bytes_min: 256 * 1024,
+            gather_gap_bytes: RING_READ_GAP_BYTES_MAX,
             settle_job_bytes_max: 1024 * 1024,
             settle_in_flight_bytes_max: 8 * 1024 * 1024,
             big_batch_bytes_min: 1024 * 1024,

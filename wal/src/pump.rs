@@ -55,8 +55,9 @@ pub struct Pump {
     config: PumpConfig,
     open: RefCell<BTreeMap<FileId, Held>>,
     clock: Cell<u64>,
-    /// Partitions whose directories are durable up to the data directory.
-    named: RefCell<BTreeSet<PartitionId>>,
+    /// Directories below the data directory whose names are durable, with those of all above them: of
+    /// partitions, and of the groups that these lie in.
+    named: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Pump {
@@ -236,20 +237,25 @@ impl Pump {
                 self.runtime.sync_directory(self.data.clone()).await
             }
             DirectoryId::Wal(_) => Ok(()),
-            DirectoryId::Partition(partition) => {
-                if self.named.borrow().contains(&partition) {
-                    return Ok(());
-                }
-                for parent in path.ancestors().skip(1) {
-                    self.runtime.sync_directory(parent.to_path_buf()).await?;
-                    if parent == self.data {
-                        break;
-                    }
-                }
-                self.named.borrow_mut().insert(partition);
-                Ok(())
-            }
+            DirectoryId::Partition(_) => self.keep_names(&path).await,
         }
+    }
+
+    /// Makes the name of `directory` durable, and those above it up to the data directory. None is removed
+    /// and made again while this process runs, so each is synced once.
+    async fn keep_names(&self, directory: &Path) -> io::Result<()> {
+        let mut fresh = Vec::new();
+        for at in directory.ancestors() {
+            if at == self.data || self.named.borrow().contains(at) {
+                break;
+            }
+            let Some(parent) = at.parent() else { break };
+            self.runtime.sync_directory(parent.to_path_buf()).await?;
+            fresh.push(at.to_path_buf());
+        }
+        // Only now: a name counts as durable only together with all above it.
+        self.named.borrow_mut().extend(fresh);
+        Ok(())
     }
 
     fn list_segments(&self, partition: PartitionId) -> io::Result<Vec<(SegmentName, u64)>> {

@@ -16,7 +16,9 @@ pub struct UringConfig {
     pub entries: u32,
     /// The best mode to try; worse ones follow when the kernel refuses.
     pub mode: RingMode,
-    /// Kernel threads for file operations (every sync takes one), and for operations that may wait for ever.
+    /// Kernel threads for file operations, and for operations that may wait for ever. Every sync takes one of
+    /// the first: with fewer than the layers above have under way at a time (settles, removals), a flush has
+    /// to wait for a settle.
     pub workers_max: [u32; 2],
     /// How long to look for completions before a sleep that follows an answer, as long as looking pays;
     /// zero = never.
@@ -30,7 +32,7 @@ impl Default for UringConfig {
         UringConfig {
             entries: 1024,
             mode: RingMode::Deferred,
-            workers_max: [8, 8],
+            workers_max: [32, 8],
             watch: Duration::from_micros(EXECUTOR_WATCH_US_MAX),
             optional: true,
         }

@@ -140,6 +140,8 @@ impl World {
             settle_job_bytes_max: 16 * 1024,
             settle_in_flight_bytes_max: 32 * 1024,
             settle_eager_bytes_min: self.plan.settle_eager_bytes_min,
+            // Worlds without eager settling gather.
+            gather_gap_bytes: if self.plan.settle_eager_bytes_min == u64::MAX { 256 } else { u64::MAX },
             big_batch_bytes_min: self.plan.big_batch_bytes_min,
             segment_bytes: self.plan.segment_bytes,
             ballast_bytes: 16 * 1024,

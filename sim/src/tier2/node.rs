@@ -104,6 +104,7 @@ impl Node {
             tail_cache_bytes: log.tail_cache_bytes,
             read_cache_bytes: 64 * 1024,
             settle_run_bytes_min: 16 * 1024,
+            gather_gap_bytes: if log.big_batch_bytes_min == u64::MAX { 1024 } else { u64::MAX },
             settle_job_bytes_max: 64 * 1024,
             settle_in_flight_bytes_max: 256 * 1024,
             big_batch_bytes_min: log.big_batch_bytes_min,

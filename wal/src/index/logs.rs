@@ -6,6 +6,7 @@ use martlet_core::{Lsn, Offset, PartitionId};
 
 use super::eager::Eager;
 use super::entry::{FrameEntry, RunEntry};
+use super::gather::Gather;
 use super::partition::{Extent, PartitionLog, SegmentFacts, WrittenRuns};
 use super::retire::Retiring;
 use crate::io::SegmentName;
@@ -54,6 +55,7 @@ pub struct PartitionLogs {
     by_age: BTreeSet<(u64, PartitionId)>,
     pub(super) carried_bytes: u64,
     pub(super) eager: Eager,
+    pub(super) gather: Gather,
     pub(super) retiring: VecDeque<Retiring>,
     /// Sealed segments whose runs are in memory, oldest load first, and how many runs they have together.
     loaded: VecDeque<(PartitionId, Offset, usize)>,
@@ -127,7 +129,7 @@ impl PartitionLogs {
         log.epoch = epoch;
         log.stage(entry);
         self.eager.offer(partition, log, |_, _| entry.end_position());
-        if log.unsettled.len() == 1 {
+        if log.unsettled.len() == 1 || self.gather.waits_for_one(log) {
             self.reorder(partition);
         }
     }
@@ -163,6 +165,7 @@ impl PartitionLogs {
         }
         self.carried_bytes -= log.drain_unsettled(Offset::MAX);
         self.eager.forget(partition, &log);
+        self.gather.forget(partition, &mut log);
         let names = log.segments.iter().map(|segment| segment.name(partition)).collect();
         self.retire(names, after);
         self.retiring.push_back(Retiring::Partition { partition, after });
@@ -176,6 +179,7 @@ impl PartitionLogs {
         }
         self.carried_bytes -= log.drain_unsettled(Offset::MAX);
         self.eager.forget(partition, &log);
+        self.gather.forget(partition, &mut log);
     }
 
     fn retire(&mut self, names: Vec<SegmentName>, after: Lsn) {
@@ -200,6 +204,12 @@ impl PartitionLogs {
     #[must_use]
     pub fn oldest_position(&self) -> Option<u64> {
         self.by_age.first().map(|(position, _)| *position)
+    }
+
+    /// Partitions that have unsettled frames.
+    #[must_use]
+    pub fn unsettled_count(&self) -> usize {
+        self.by_age.len()
     }
 
     /// Bytes of carried frames that are still unsettled.
@@ -291,9 +301,11 @@ impl PartitionLogs {
                 log.carried = at + 1;
             }
         }
-        if moved.len() < log.carried {
-            // Frames carried before this time and not now keep older positions than those moved now.
-            log.irregular = true;
+        if let Some((last, _)) = moved.last() {
+            // Frames carried before this time and not now keep older positions than those moved now, which is
+            // in order only if they come first.
+            let end = log.unsettled.partition_point(|entry| entry.base_offset <= *last);
+            log.irregular |= end < log.carried;
         }
         self.reorder(partition);
         self.offer_rest(partition);
@@ -400,5 +412,6 @@ impl PartitionLogs {
             }
             log.age = age;
         }
+        self.gather.reorder(partition, log);
     }
 }

@@ -7,6 +7,7 @@
 
 mod eager;
 mod entry;
+mod gather;
 mod logs;
 mod partition;
 mod recovered;
@@ -17,12 +18,15 @@ mod runs;
 #[cfg(test)]
 mod eager_tests;
 #[cfg(test)]
+mod gather_tests;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 
 pub use eager::EagerLimits;
 pub use entry::{FRAME_ENTRY_BYTES, FrameEntry, RUN_ENTRY_BYTES, RunEntry, Segment};
+pub use gather::{GatherLimits, GatherView};
 pub use logs::{PartitionLogs, SettleLimits, SettleMove, SettlePlan};
 pub use partition::{Extent, Located, PartitionLog, SegmentFacts, WrittenRuns};
 pub use recovered::{RecoveredGap, RecoveredPartition};

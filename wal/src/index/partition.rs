@@ -95,6 +95,10 @@ pub struct PartitionLog {
     pub(super) segment_bytes: u64,
     /// This log's key in the order of ages.
     pub(super) age: Option<u64>,
+    /// Frames at ring positions below this one came up to be gathered.
+    pub(super) gathered_below: u64,
+    /// This log's key in the order of gathering.
+    pub(super) fresh_position: Option<u64>,
 }
 
 impl PartitionLog {

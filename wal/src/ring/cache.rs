@@ -33,6 +33,12 @@ impl TailCache {
         }
     }
 
+    /// Frames from this position on are held.
+    #[must_use]
+    pub(crate) fn held_from(&self) -> u64 {
+        self.buffers.front().map_or(u64::MAX, |(position, _)| *position)
+    }
+
     #[must_use]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes

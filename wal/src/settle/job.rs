@@ -77,13 +77,25 @@ pub(super) enum JobEnd {
     Fenced(IoFault),
 }
 
+/// Why a job was begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum JobKind {
+    /// Its ring space is needed, or a flush waits for its runs.
+    Needed,
+    /// Its partition has much.
+    Eager,
+    /// Its frames lie scattered and leave memory soon.
+    Gather,
+}
+
 #[derive(Debug)]
 pub(super) struct Job {
     pub(super) number: u64,
     pub(super) partition: PartitionId,
     pub(super) how: SettleMove,
-    /// Begun because its partition has much, not because its ring space is needed.
-    pub(super) eager: bool,
+    pub(super) kind: JobKind,
+    /// A request of it is under way.
+    pub(super) flying: bool,
     /// Bytes of the frames planned.
     pub(super) bytes: u64,
     /// Of the good ones, bytes that were in memory.
@@ -111,13 +123,14 @@ pub(super) struct Job {
 }
 
 impl Job {
-    pub(super) fn new(number: u64, plan: SettlePlan, eager: bool, check_body: bool) -> Job {
+    pub(super) fn new(number: u64, plan: SettlePlan, kind: JobKind, check_body: bool) -> Job {
         let upto = plan.frames.last().map_or(0, FrameEntry::end_offset);
         Job {
             number,
             partition: plan.partition,
             how: plan.how,
-            eager,
+            kind,
+            flying: false,
             bytes: plan.bytes,
             memory_bytes: 0,
             ring_bytes: 0,
@@ -143,7 +156,7 @@ impl Job {
         check_body: bool,
     ) -> Job {
         let upto = ahead.last().map_or(0, |(entry, _)| entry.end_offset());
-        Job { upto, ahead, data: Some(Vec::new()), ..Job::new(number, plan, false, check_body) }
+        Job { upto, ahead, data: Some(Vec::new()), ..Job::new(number, plan, JobKind::Needed, check_body) }
     }
 
     /// The next request. None if the job is done or waits for its carried copies.

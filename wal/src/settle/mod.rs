@@ -25,15 +25,22 @@ use martlet_core::{Lsn, PartitionId};
 
 use crate::config::StoreConfig;
 use crate::index::{
-    FrameCache, FrameEntry, IoIds, PartitionLogs, RingShape, RunEntry, RunPlan, SettleLimits, SettleMove,
-    SettlePlan, WrittenRuns,
+    FrameCache, FrameEntry, GatherView, IoIds, PartitionLogs, RingShape, RunEntry, RunPlan, SettleLimits,
+    SettleMove, SettlePlan, WrittenRuns,
 };
 use crate::io::{IoFault, IoId, IoOutcome, IoRequest};
 use crate::layout::run::FrameBytes;
-use job::{Job, JobEnd};
+use job::{Job, JobEnd, JobKind};
 
-/// Settles and carries under way at a time.
+/// Settles and carries under way at a time, those that gather apart.
 pub const SETTLE_JOBS_MAX: usize = 16;
+/// Of these, settles whose space is needed, as long as the ring has room for a while.
+const LEISURE_JOBS_MAX: usize = 6;
+/// Partitions at a time whose scattered frames are logged again while they are in memory: each waits for a
+/// flush.
+const GATHER_JOBS_MAX: usize = 32;
+/// Bytes of one of these.
+pub(crate) const GATHER_BYTES_MAX: u64 = 64 * 1024;
 /// Of these, settles of partitions that have much while it is still in memory. Few, so that the disk's queue
 /// stays short for the flush in flight; two, so that one writes while the other syncs.
 const EAGER_JOBS_MAX: usize = 2;
@@ -88,8 +95,14 @@ pub struct RingView {
     pub needed_below: u64,
     /// Everything below this position is durable.
     pub durable: u64,
-    /// Partitions with much unsettled are settled before their space is needed.
+    /// First position after everything staged.
+    pub head: u64,
+    /// Frames from this position on are in memory.
+    pub cached_from: u64,
+    /// Partitions with much unsettled are settled before their space is needed, scattered frames gathered.
     pub eager: bool,
+    /// Little of the ring is free: what is needed is settled as fast as it goes, and not beside the flushes.
+    pub hurry: bool,
     /// Bytes that may be logged again now without new space being freed; 0 forbids to carry.
     pub carry_room: u64,
     /// The same without the bound of half of the ring, for partitions that cannot be settled any more.
@@ -202,11 +215,13 @@ impl Settler {
         tail: &dyn FrameCache,
         after: Lsn,
     ) -> Option<(IoId, IoRequest)> {
-        let waiting: Vec<u64> = self.jobs.keys().filter(|job| !self.is_flying(**job)).copied().collect();
+        let waiting = self.jobs.iter().filter(|(_, job)| !job.flying).map(|(number, _)| *number);
+        let waiting: Vec<u64> = waiting.collect();
         for number in waiting {
             let Some(job) = self.jobs.get_mut(&number) else { continue };
             if let Some(request) = job.request(logs, tail, &self.config, &self.shape) {
                 let id = ids.next(IoIds::SETTLE);
+                job.flying = true;
                 self.flying.insert(id, number);
                 return Some((id, request));
             }
@@ -215,45 +230,68 @@ impl Settler {
         None
     }
 
-    fn is_flying(&self, number: u64) -> bool {
-        self.flying.values().any(|flying| *flying == number)
-    }
-
     /// Begins another job; `false` if none is needed or none may.
     fn begin(&mut self, logs: &mut PartitionLogs, view: &RingView) -> bool {
-        if self.full || self.unread || self.jobs.len() >= SETTLE_JOBS_MAX {
+        if self.full || self.unread {
+            return false;
+        }
+        let carrying = self.jobs.values().filter(|job| job.how == SettleMove::Carry);
+        let carrying: u64 = carrying.map(|job| job.bytes).sum();
+        let half = (self.shape.capacity() / 2).saturating_sub(logs.carried_bytes() + carrying);
+        let carry_room = view.carry_room.saturating_sub(carrying).min(half);
+        let (gathering, _) = self.under_way(JobKind::Gather);
+        if let Some(plan) = self.plan_gather(logs, view, carry_room, gathering) {
+            self.start(plan, JobKind::Gather);
+            return true;
+        }
+        if self.jobs.len() - gathering >= SETTLE_JOBS_MAX {
             return false;
         }
         if let Some(plan) = self.plan_eager(logs, view) {
-            self.start(plan, true);
+            self.start(plan, JobKind::Eager);
             return true;
         }
         let bytes_max = self.config.in_flight_bytes_max - self.config.eager_bytes_max();
-        let (lazy, lazy_bytes) = self.under_way(false);
+        let (lazy, lazy_bytes) = self.under_way(JobKind::Needed);
         let left = bytes_max.saturating_sub(lazy_bytes);
-        if left == 0 && lazy > 0 {
+        let needed = self.jobs.values().filter(|job| job.kind == JobKind::Needed);
+        let writing = needed.filter(|job| job.how == SettleMove::Run).count();
+        if !view.hurry && writing >= LEISURE_JOBS_MAX || left == 0 && lazy > 0 {
             return false;
         }
-        let carrying: u64 =
-            self.jobs.values().filter(|job| job.how == SettleMove::Carry).map(|job| job.bytes).sum();
-        let half = (self.shape.capacity() / 2).saturating_sub(logs.carried_bytes() + carrying);
         let plan = logs.plan_settle(&SettleLimits {
             needed_below: view.needed_below,
             durable: view.durable,
             run_bytes_min: self.config.run_bytes_min,
             job_bytes_max: left.min(self.config.run_bytes_max * JOB_RUNS_MAX),
-            carry_room: view.carry_room.saturating_sub(carrying).min(half),
+            carry_room,
             fenced_room: view.fenced_room.saturating_sub(carrying),
         });
         let Some(plan) = plan else { return false };
-        self.start(plan, false);
+        self.start(plan, JobKind::Needed);
         true
+    }
+
+    /// Whose scattered frames are logged again next. It comes before all else, since it costs no request and
+    /// the frames do not stay in memory.
+    fn plan_gather(
+        &self,
+        logs: &mut PartitionLogs,
+        view: &RingView,
+        room: u64,
+        gathering: usize,
+    ) -> Option<SettlePlan> {
+        if !view.eager || gathering >= GATHER_JOBS_MAX {
+            return None;
+        }
+        let RingView { head, durable, cached_from, .. } = *view;
+        logs.plan_gather(&GatherView { head, durable, cached_from, room })
     }
 
     /// What is settled from memory next. It comes before what the ring needs, since it does not stay in
     /// memory, and has bounds of its own.
     fn plan_eager(&self, logs: &mut PartitionLogs, view: &RingView) -> Option<SettlePlan> {
-        let (jobs, bytes) = self.under_way(true);
+        let (jobs, bytes) = self.under_way(JobKind::Eager);
         let left = self.config.eager_bytes_max().saturating_sub(bytes);
         let too_little = jobs > 0 && left < self.config.run_bytes_max;
         if !view.eager || self.eager_full || jobs >= EAGER_JOBS_MAX || too_little {
@@ -263,14 +301,14 @@ impl Settler {
     }
 
     /// Jobs under way of one kind, those of runs apart, and their bytes.
-    fn under_way(&self, eager: bool) -> (usize, u64) {
-        let jobs = self.jobs.values().filter(|job| job.eager == eager && job.data.is_none());
+    fn under_way(&self, kind: JobKind) -> (usize, u64) {
+        let jobs = self.jobs.values().filter(|job| job.kind == kind && job.data.is_none());
         jobs.fold((0, 0), |(count, bytes), job| (count + 1, bytes + job.bytes))
     }
 
-    fn start(&mut self, plan: SettlePlan, eager: bool) {
+    fn start(&mut self, plan: SettlePlan, kind: JobKind) {
         self.last_job += 1;
-        self.jobs.insert(self.last_job, Job::new(self.last_job, plan, eager, self.config.check_body));
+        self.jobs.insert(self.last_job, Job::new(self.last_job, plan, kind, self.config.check_body));
     }
 
     /// Begins to write the runs of a flush: `frames` of one partition, and before them what the ring holds of
@@ -325,6 +363,7 @@ impl Settler {
     pub fn complete(&mut self, logs: &mut PartitionLogs, id: IoId, outcome: IoOutcome, after: Lsn) {
         let Some(number) = self.flying.remove(&id) else { return };
         let Some(job) = self.jobs.get_mut(&number) else { return };
+        job.flying = false;
         job.complete(logs, outcome, &self.config);
         self.finish(logs, number, after);
     }
@@ -348,7 +387,7 @@ impl Settler {
                 return;
             }
             JobEnd::Settled(written) => {
-                self.eager_full &= job.eager;
+                self.eager_full &= job.kind == JobKind::Eager;
                 self.counters.memory_bytes += job.memory_bytes;
                 self.counters.ring_bytes += job.ring_bytes;
                 self.count(&written);
@@ -364,8 +403,8 @@ impl Settler {
             JobEnd::Dropped => {}
             JobEnd::Full => {
                 // Nothing needs the space that an eager settle frees yet: clients are not refused for it.
-                self.eager_full |= job.eager;
-                self.full |= !job.eager;
+                self.eager_full |= job.kind == JobKind::Eager;
+                self.full |= job.kind != JobKind::Eager;
                 logs.settle_failed(job.partition, false, after);
             }
             JobEnd::Unread(fault) => {

@@ -35,7 +35,8 @@ fn config() -> StoreConfig {
 fn some_config(dice: &mut Dice) -> StoreConfig {
     let eager = if dice.once_in(3) { 0 } else { config().settle_eager_bytes_min };
     let big = if dice.once_in(2) { 5 * 1024 } else { u64::MAX };
-    StoreConfig { settle_eager_bytes_min: eager, big_batch_bytes_min: big, ..config() }
+    let gap = if dice.once_in(2) { 512 } else { u64::MAX };
+    StoreConfig { settle_eager_bytes_min: eager, big_batch_bytes_min: big, gather_gap_bytes: gap, ..config() }
 }
 
 fn new_wal() -> NewWal {

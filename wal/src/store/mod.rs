@@ -128,8 +128,9 @@ impl Store {
     pub(crate) fn new(parts: StoreParts) -> Store {
         let StoreParts { config, superblock, ids, mut logs, ring, files, slots, ballast, lost_records } =
             parts;
-        logs.set_eager_limits(seams::eager_limits(&config));
         let shape = shape_of(&superblock);
+        logs.set_eager_limits(seams::eager_limits(&config));
+        logs.set_gather_limits(seams::gather_limits(&config, shape));
         Store {
             settler: seams::settler(shape, &config),
             reader: seams::reader(shape, &config),

@@ -4,17 +4,23 @@ use martlet_core::{Now, Offset, PartitionId};
 
 use super::Store;
 use crate::config::StoreConfig;
-use crate::index::{EagerLimits, RingShape};
+use crate::index::{EagerLimits, GatherLimits, RingShape};
 use crate::io::{IoId, IoOutcome, IoRequest};
 use crate::layout::record;
 use crate::read::{ReadEnd, ReadId, ReadStart, Reader};
-use crate::settle::{JOB_RUNS_MAX, RingView, SettleConfig, Settler};
+use crate::settle::{GATHER_BYTES_MAX, JOB_RUNS_MAX, RingView, SettleConfig, Settler};
 
 /// Frames that are this many thirty-seconds of the ring behind the head are settled. Late, so that partitions
 /// with little traffic gather whole runs; early enough for two checkpoints to follow before clients have to
 /// wait.
 const SETTLE_BEHIND: u64 = 22;
 const SETTLE_BEHIND_OF: u64 = 32;
+/// What partitions with little are taken for, in shares of the smallest run ...
+const LITTLE_SHARE: u64 = 2;
+/// ... and how much earlier than that, in thirty-seconds of the ring, settling begins for them at most.
+const SETTLE_EARLIER: u64 = 4;
+/// Settling has time as long as less than this many thirty-seconds of the ring are in use.
+const HURRY_ABOVE: u64 = 24;
 /// What is settled is free but for this share of the ring at most: a checkpoint for less is not worth it.
 const FREED_LATE_SHARE: u64 = 16;
 
@@ -30,6 +36,20 @@ pub(super) fn eager_limits(config: &StoreConfig) -> EagerLimits {
         bytes_min: config.eager_bytes_min(),
         age_min: quarter,
         bytes_full: (config.settle_job_bytes_max * JOB_RUNS_MAX).min(quarter),
+    }
+}
+
+/// What is gathered: frames that leave the tail cache before they are settled, shortly before they do. A ring
+/// that is not much larger than the cache is settled from memory anyway.
+pub(super) fn gather_limits(config: &StoreConfig, shape: RingShape) -> GatherLimits {
+    let cache = config.tail_cache_bytes as u64;
+    if cache == 0 || cache * 2 > shape.capacity() / SETTLE_BEHIND_OF * SETTLE_BEHIND {
+        return GatherLimits::default();
+    }
+    GatherLimits {
+        gap_min: config.gather_gap_bytes,
+        age_min: cache - cache / 8,
+        plan_bytes_max: GATHER_BYTES_MAX.min(cache / 8),
     }
 }
 
@@ -50,9 +70,14 @@ impl Store {
         (free / 2).min(staging)
     }
 
-    /// Frames below this position are settled because the head comes near.
+    /// Frames below this position are settled because the head comes near. The oldest frames of many
+    /// partitions may lie side by side, and before the first of them is free all of these may have to be
+    /// carried: there must be room for that.
     fn settle_below(&self) -> u64 {
-        self.ring.head().saturating_sub(self.shape.capacity() / SETTLE_BEHIND_OF * SETTLE_BEHIND)
+        let part = self.shape.capacity() / SETTLE_BEHIND_OF;
+        let little = self.logs.unsettled_count() as u64 * (self.config.settle_run_bytes_min / LITTLE_SHARE);
+        let behind = part * SETTLE_BEHIND - little.min(part * SETTLE_EARLIER);
+        self.ring.head().saturating_sub(behind)
     }
 
     /// Ring position that must be free for a write that was refused, where settling behind the head alone
@@ -74,7 +99,12 @@ impl Store {
         RingView {
             needed_below,
             durable: self.ring.durable_through(),
+            head: self.ring.head(),
+            cached_from: self.ring.cache().held_from(),
             eager: !self.closing && !self.disk_full,
+            hurry: short.is_some()
+                || self.settle_all
+                || self.ring.used() > self.shape.capacity() / SETTLE_BEHIND_OF * HURRY_ABOVE,
             carry_room: room.min(carried_max.saturating_sub(self.logs.carried_bytes())),
             fenced_room: room,
             after: self.ring.staged(),

@@ -338,11 +338,16 @@ impl<T> Lane<T> {
         self.settle(batch, Err(error))
     }
 
+    /// Whether the first batch ran out of time.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.flights.front().is_some_and(|first| first.deadline <= now)
+    }
+
     /// Settles what ran out of time. Once a batch that may have been stored is given up, those sent behind it
     /// are too: sending them under another identity could store them twice.
     pub(super) fn expire(&mut self, now: Instant, problem: &ClientError) -> Vec<Settled<T>> {
         let mut expired = Vec::new();
-        while self.flights.front().is_some_and(|first| first.deadline <= now) {
+        while self.is_late(now) {
             let Some(first) = self.flights.front() else { break };
             if first.attempts == 0 {
                 expired.extend(self.flights.pop_front().map(|flight| flight.settled(Err(problem.clone()))));

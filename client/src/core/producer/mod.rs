@@ -237,10 +237,12 @@ impl<T: Default> ProducerCore<T> {
     }
 
     fn send_lane(&mut self, partition: u32, now: Now) {
-        let detail = unsent(self.network.last_problem(), self.refused.as_ref());
         let lane = &mut self.lanes[partition as usize];
-        for settled in lane.expire(now.instant, &detail) {
-            finish(&mut self.events, &mut self.released, partition, settled);
+        if lane.is_late(now.instant) {
+            let detail = unsent(self.network.last_problem(), self.refused.as_ref());
+            for settled in lane.expire(now.instant, &detail) {
+                finish(&mut self.events, &mut self.released, partition, settled);
+            }
         }
         if let Some(error) = &self.fatal {
             for settled in lane.fail_all(error) {
