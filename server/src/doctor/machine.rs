@@ -7,7 +7,7 @@ use martlet_net::ListenerConfig;
 use martlet_runtime::probe::{Finding, Severity};
 
 use super::{Check, State};
-use crate::start::{native_listener, shard_count};
+use crate::start::{kafka_listener, native_listener, shard_count};
 
 /// Clock sources that a process reads without asking the kernel.
 const FAST_CLOCKS: &[&str] =
@@ -90,16 +90,20 @@ fn judge_memory(budget: u64, bound: u64) -> Check {
 /// Ports of the configuration that need rights, that clients take for something else, or that collide.
 pub(super) fn ports(settings: &Settings) -> Vec<Check> {
     let name = "ports";
-    let listener = match native_listener(settings) {
-        Ok(listener) => listener,
-        Err(failure) => {
-            let remedy = "give all addresses of native.listen one port";
-            return vec![Check::new(name, State::Problem, failure.to_string(), remedy)];
-        }
-    };
-    let ports = all_ports(&listener, shard_count(settings));
+    let (listener, kafka) =
+        match native_listener(settings).and_then(|own| Ok((own, kafka_listener(settings)?))) {
+            Ok(listeners) => listeners,
+            Err(failure) => {
+                let remedy = "give all addresses of a listener one port";
+                return vec![Check::new(name, State::Problem, failure.to_string(), remedy)];
+            }
+        };
+    let shards = shard_count(settings);
+    let ports = all_ports(&listener, shards);
+    let kafka = kafka.map_or_else(Vec::new, |kafka| all_ports(&kafka, shards));
     let http: Vec<u16> = settings.addresses("http.listen").iter().map(|address| address.port()).collect();
     let mut checks = judge_ports(&ports, &http);
+    checks.extend(judge_kafka_ports(&kafka, &ports, &http));
     if checks.is_empty() {
         let shown = match ports.as_slice() {
             [] => "chosen by the operating system".to_owned(),
@@ -148,6 +152,22 @@ fn judge_ports(native: &[u16], http: &[u16]) -> Vec<Check> {
     checks
 }
 
+/// Ports of Kafka's protocol that are another listener's too.
+fn judge_kafka_ports(kafka: &[u16], native: &[u16], http: &[u16]) -> Vec<Check> {
+    let twice = |(at, port): (usize, &u16)| {
+        let other = match port {
+            _ if native.contains(port) => "the native protocol",
+            _ if http.contains(port) => "http",
+            _ if kafka[..at].contains(port) => "a shard of it",
+            _ => return None,
+        };
+        let detail = format!("port {port} is used for Kafka's protocol and for {other}");
+        let remedy = "choose others with kafka.listen and kafka.shard_port_base";
+        Some(Check::new("ports", State::Problem, detail, remedy))
+    };
+    kafka.iter().enumerate().filter_map(twice).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,5 +211,10 @@ mod tests {
         bad(&["native.shard_port_base=7678"], "7680 is used for http");
         bad(&["native.shard_port_base=7649"], "7650 is that of the node and of a shard");
         bad(&["native.listen=127.0.0.1:1,[::1]:2"], "ports 1 and 2");
+        bad(&["kafka.shard_port_base=17652"], "17652 is used for Kafka's protocol and for the native");
+        bad(&["kafka.listen=127.0.0.1:7680"], "7680 is used for Kafka's protocol and for http");
+        bad(&["kafka.shard_port_base=9090"], "9092 is used for Kafka's protocol and for a shard of it");
+        let off = checks(&["kafka.shard_port_base=17652", "kafka.enabled=false"]);
+        assert!(off.iter().all(|check| check.state == State::Ok), "{off:?}");
     }
 }

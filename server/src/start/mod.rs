@@ -23,7 +23,7 @@ use crate::file_system::kept_in_memory;
 use crate::output::Output;
 use crate::settings;
 
-pub(crate) use node_config::{native_listener, shard_count};
+pub(crate) use node_config::{kafka_listener, native_listener, shard_count};
 
 /// Runs a broker until a signal stops it or it fails.
 pub(crate) fn run(start: &StartArguments, output: &Output) -> Result<(), Failure> {

@@ -31,9 +31,9 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
     let mut config = NodeConfig::new(settings.text("data_dir"));
     config.node = NodeId(1);
     config.shards = shards;
-    config.listeners = vec![listener(settings, "native")?];
-    if settings.flag("kafka.enabled") {
-        config.listeners.push(listener(settings, "kafka")?);
+    config.listeners = vec![native_listener(settings)?];
+    if let Some(kafka) = kafka_listener(settings)? {
+        config.listeners.push(kafka);
         config.services = vec![Arc::new(GroupServices::new(GroupConfig::default()))];
     }
     config.drain = settings.duration("node.drain_wait").unwrap_or(Duration::from_secs(20));
@@ -127,6 +127,14 @@ pub(crate) fn kafka(settings: &Settings) -> KafkaConfig {
 /// Addresses with different ports.
 pub(crate) fn native_listener(settings: &Settings) -> Result<ListenerConfig, Failure> {
     listener(settings, "native")
+}
+
+/// The listener of Kafka's protocol, if it is served.
+///
+/// # Errors
+/// As [`native_listener`].
+pub(crate) fn kafka_listener(settings: &Settings) -> Result<Option<ListenerConfig>, Failure> {
+    settings.flag("kafka.enabled").then(|| listener(settings, "kafka")).transpose()
 }
 
 /// The listener of `protocol`, whose keys begin with its name.
