@@ -261,7 +261,7 @@ fn command() -> Vec<u8> {
     let name = TopicName::new("public", "default", "orders");
     let Ok(name) = name else { return Vec::new() };
     let settings = vec![("acks".to_owned(), "durable".to_owned())];
-    Command::TopicCreate { id: TopicId(7), name, partitions: 3, settings }.encode(1)
+    Command::TopicCreate { id: TopicId(7), name, partitions: 3, settings, spread: 2 }.encode(1)
 }
 
 fn engine() -> Engine {

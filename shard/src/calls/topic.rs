@@ -23,7 +23,12 @@ impl Engine {
         let id = self.new_topic_id(now);
         let partitions = if partitions == 0 { self.config.topic_partitions_default } else { partitions };
         let settings = self.config.topic_defaults.iter().cloned().chain(settings).collect();
-        self.change(log, token, Command::TopicCreate { id, name, partitions, settings }, now)
+        self.change(
+            log,
+            token,
+            Command::TopicCreate { id, name, partitions, settings, spread: self.spread() },
+            now,
+        )
     }
 
     pub(crate) fn topic_alter(
@@ -37,7 +42,12 @@ impl Engine {
     ) -> Outcome {
         self.pass_topic(context, Operation::TopicAlter, Some(&name), now)?;
         let partitions = partitions.filter(|count| *count > 0);
-        self.change(log, token, Command::TopicAlter { name, partitions, settings }, now)
+        self.change(
+            log,
+            token,
+            Command::TopicAlter { name, partitions, settings, spread: self.spread() },
+            now,
+        )
     }
 
     pub(crate) fn topic_delete(
@@ -50,6 +60,11 @@ impl Engine {
     ) -> Outcome {
         self.pass_topic(context, Operation::TopicDelete, Some(&name), now)?;
         self.change(log, token, Command::TopicDelete { name }, now)
+    }
+
+    /// Partitions are dealt among the shards that there are; one owns them all, whatever their ids.
+    fn spread(&self) -> u16 {
+        if self.config.shards > 1 { self.config.shards } else { 0 }
     }
 
     /// What would be refused now is not logged. It may still be refused when its turn comes.

@@ -2,6 +2,7 @@
 //! consensus log later, same bytes. A change of shape is a new version or a new tag; a tag is never used
 //! twice.
 
+use martlet_core::limits::SHARDS_MAX;
 use martlet_core::{ShardId, SlotId, TopicId, TopicName};
 
 use crate::codec::{CodecError, Reader, Writer};
@@ -18,11 +19,16 @@ pub enum Command {
         name: TopicName,
         partitions: u32,
         settings: Vec<(String, String)>,
+        /// Shards among which the partitions are dealt in turn; 0 = their ids stand in a row, wherever that
+        /// puts them.
+        spread: u16,
     },
     TopicAlter {
         name: TopicName,
         partitions: Option<u32>,
         settings: Vec<(String, String)>,
+        /// As in `TopicCreate`, for the partitions that are added.
+        spread: u16,
     },
     TopicDelete {
         name: TopicName,
@@ -47,15 +53,17 @@ impl Command {
         writer.byte(VERSION);
         writer.number(index);
         match self {
-            Command::TopicCreate { id, name, partitions, settings } => {
-                writer.byte(1);
+            Command::TopicCreate { id, name, partitions, settings, spread } => {
+                writer.byte(if *spread == 0 { 1 } else { 7 });
+                write_spread(&mut writer, *spread);
                 writer.wide(id.0);
                 write_name(&mut writer, name);
                 writer.number(u64::from(*partitions));
                 write_settings(&mut writer, settings);
             }
-            Command::TopicAlter { name, partitions, settings } => {
-                writer.byte(2);
+            Command::TopicAlter { name, partitions, settings, spread } => {
+                writer.byte(if *spread == 0 { 2 } else { 8 });
+                write_spread(&mut writer, *spread);
                 write_name(&mut writer, name);
                 writer.number(u64::from(partitions.unwrap_or(0)));
                 write_settings(&mut writer, settings);
@@ -94,14 +102,21 @@ fn read(bytes: &[u8]) -> Result<(u64, Command), CodecError> {
     let mut reader = Reader::new(bytes);
     reader.version(VERSION)?;
     let index = reader.number()?;
-    let command = match reader.byte()? {
-        1 => Command::TopicCreate {
+    let tag = reader.byte()?;
+    let spread = if matches!(tag, 7 | 8) { reader.narrow()? } else { 0 };
+    if matches!(tag, 7 | 8) && !(1..=SHARDS_MAX).contains(&spread) {
+        return Err(CodecError::Range);
+    }
+    let command = match tag {
+        1 | 7 => Command::TopicCreate {
+            spread,
             id: TopicId(reader.wide()?),
             name: read_name(&mut reader)?,
             partitions: reader.narrow()?,
             settings: read_settings(&mut reader)?,
         },
-        2 => Command::TopicAlter {
+        2 | 8 => Command::TopicAlter {
+            spread,
             name: read_name(&mut reader)?,
             partitions: Some(reader.narrow::<u32>()?).filter(|count| *count > 0),
             settings: read_settings(&mut reader)?,
@@ -114,6 +129,12 @@ fn read(bytes: &[u8]) -> Result<(u64, Command), CodecError> {
     };
     reader.end()?;
     Ok((index, command))
+}
+
+fn write_spread(writer: &mut Writer, spread: u16) {
+    if spread != 0 {
+        writer.number(u64::from(spread));
+    }
 }
 
 pub(super) fn write_name(writer: &mut Writer, name: &TopicName) {
@@ -153,9 +174,17 @@ mod tests {
                 name: name.clone(),
                 partitions: 3,
                 settings: settings.clone(),
+                spread: 0,
             },
-            Command::TopicAlter { name: name.clone(), partitions: None, settings },
-            Command::TopicAlter { name: name.clone(), partitions: Some(9), settings: vec![] },
+            Command::TopicAlter { name: name.clone(), partitions: None, settings, spread: 0 },
+            Command::TopicAlter { name: name.clone(), partitions: Some(9), settings: vec![], spread: 2 },
+            Command::TopicCreate {
+                id: TopicId(1),
+                name: name.clone(),
+                partitions: 1,
+                settings: vec![],
+                spread: 3,
+            },
             Command::TopicDelete { name },
             Command::SlotAssign { slot: SlotId(1023), shard: ShardId(4) },
             Command::ProducerIds { count: 1000 },

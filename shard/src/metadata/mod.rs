@@ -52,6 +52,9 @@ pub enum Applied {
     Replaced,
 }
 
+/// Ids that are looked at for each shard until one of the wanted shard is found.
+const SPREAD_TRIES_PER_SHARD: u64 = 32;
+
 /// Which shard owns which slot: what was assigned, else slot number modulo shards.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SlotTable {
@@ -206,10 +209,12 @@ impl State {
         assert!(index == self.applied + 1, "metadata commands are applied in order, without gaps");
         self.applied = index;
         match command {
-            Command::TopicCreate { id, name, partitions, settings } => {
-                self.create(id, name, partitions, &settings)
+            Command::TopicCreate { id, name, partitions, settings, spread } => {
+                self.create(id, name, (partitions, spread), &settings)
             }
-            Command::TopicAlter { name, partitions, settings } => self.alter(&name, partitions, &settings),
+            Command::TopicAlter { name, partitions, settings, spread } => {
+                self.alter(&name, (partitions, spread), &settings)
+            }
             Command::TopicDelete { name } => {
                 let topic = self.topics.remove(&name).ok_or_else(|| unknown_topic(&name))?;
                 self.names.remove(&topic.id);
@@ -251,7 +256,7 @@ impl State {
                 self.check_create(name, *partitions)?;
                 settings::merge(&[], settings).map(|_| ())
             }
-            Command::TopicAlter { name, partitions, settings } => {
+            Command::TopicAlter { name, partitions, settings, .. } => {
                 let topic = self.topics.get(name).ok_or_else(|| unknown_topic(name))?;
                 self.check_grow(topic, *partitions)?;
                 settings::merge(&topic.overrides, settings).map(|_| ())
@@ -311,12 +316,12 @@ impl State {
         &mut self,
         id: TopicId,
         name: TopicName,
-        partitions: u32,
+        (partitions, spread): (u32, u16),
         changes: &[(String, String)],
     ) -> Result<Applied, Refusal> {
         self.check_create(&name, partitions)?;
         let (overrides, settings) = settings::merge(&[], changes)?;
-        let partitions = self.allot(u64::from(partitions));
+        let partitions = self.allot(u64::from(partitions), spread);
         let topic = Arc::new(Topic { id, name: name.clone(), partitions, overrides, settings });
         self.names.insert(id, name.clone());
         self.topics.insert(name, topic.clone());
@@ -326,7 +331,7 @@ impl State {
     fn alter(
         &mut self,
         name: &TopicName,
-        partitions: Option<u32>,
+        (partitions, spread): (Option<u32>, u16),
         changes: &[(String, String)],
     ) -> Result<Applied, Refusal> {
         let topic = self.topics.get(name).ok_or_else(|| unknown_topic(name))?;
@@ -334,17 +339,29 @@ impl State {
         let (overrides, settings) = settings::merge(&topic.overrides, changes)?;
         let mut altered = Topic { overrides, settings, ..(**topic).clone() };
         let added = partitions.map_or(0, |wanted| u64::from(wanted) - altered.partitions.len() as u64);
-        altered.partitions.extend(self.allot(added));
+        altered.partitions.extend(self.allot(added, spread));
         let altered = Arc::new(altered);
         self.topics.insert(name.clone(), altered.clone());
         Ok(Applied::Topic(altered))
     }
 
-    fn allot(&mut self, count: u64) -> Vec<PartitionId> {
-        let from = self.next_partition;
-        self.next_partition += count;
-        self.partition_count += count;
-        (from..self.next_partition).map(PartitionId).collect()
+    /// Ids in a row, or, over `spread` shards, the next ones that belong to each shard in turn: a few ids in a
+    /// row may well be all of one shard, and the others would have nothing to do.
+    fn allot(&mut self, count: u64, spread: u16) -> Vec<PartitionId> {
+        let one = |_| {
+            let from = self.next_partition;
+            let tries = from..from.saturating_add(u64::from(spread).saturating_mul(SPREAD_TRIES_PER_SHARD));
+            let shards = u64::from(spread.max(1));
+            let turn = |id: &u64| {
+                let owner = self.slots.owner(PartitionId(*id), spread);
+                u64::from(owner.0) == self.partition_count % shards
+            };
+            let id = tries.into_iter().find(turn).unwrap_or(from);
+            self.next_partition = id + 1;
+            self.partition_count += 1;
+            PartitionId(id)
+        };
+        (0..count).map(one).collect()
     }
 
     pub(crate) fn encode(&self, writer: &mut Writer) {

@@ -7,7 +7,7 @@ fn name(text: &str) -> TopicName {
 }
 
 fn create(text: &str, partitions: u32) -> Command {
-    Command::TopicCreate { id: TopicId(1), name: name(text), partitions, settings: vec![] }
+    Command::TopicCreate { id: TopicId(1), name: name(text), partitions, settings: vec![], spread: 0 }
 }
 
 fn apply(state: &mut State, command: Command) -> Result<Applied, Refusal> {
@@ -53,6 +53,7 @@ fn a_refused_command_has_its_place_and_changes_nothing_else() {
                 name: name("a"),
                 partitions: None,
                 settings: vec![("acks".into(), "x".into())],
+                spread: 0,
             },
             ErrorCode::InvalidArgument,
         ),
@@ -67,7 +68,7 @@ fn a_refused_command_has_its_place_and_changes_nothing_else() {
 fn a_topic_grows_and_never_shrinks() {
     let mut state = State::default();
     apply(&mut state, create("a", 2)).unwrap();
-    let alter = |partitions| Command::TopicAlter { name: name("a"), partitions, settings: vec![] };
+    let alter = |partitions| Command::TopicAlter { name: name("a"), partitions, settings: vec![], spread: 0 };
     let Applied::Topic(grown) = apply(&mut state, alter(Some(4))).unwrap() else { panic!() };
     assert_eq!(grown.partitions.len(), 4);
     assert_eq!(apply(&mut state, alter(Some(3))).unwrap_err().code, ErrorCode::InvalidArgument);
@@ -117,4 +118,26 @@ fn topics_are_listed_in_pages() {
     assert_eq!(state.list("", &all[0], 1), [all[1].clone()]);
     assert_eq!(state.list("a", "", 10).len(), 2);
     assert_eq!(state.list("persistent://t/", "", 10), ["persistent://t/n/c"]);
+}
+
+#[test]
+fn partitions_are_dealt_to_the_shards_in_turn() {
+    let mut state = State::default();
+    for (number, partitions) in [4, 1, 1, 1, 1, 6].into_iter().enumerate() {
+        let command = create(&format!("t{number}"), partitions);
+        let Command::TopicCreate { id, name, partitions, settings, .. } = command else { panic!() };
+        let id = TopicId(id.0 + number as u128);
+        apply(&mut state, Command::TopicCreate { id, name, partitions, settings, spread: 2 }).unwrap();
+    }
+    let alter = Command::TopicAlter { name: name("t5"), partitions: Some(8), settings: vec![], spread: 2 };
+    apply(&mut state, alter).unwrap();
+    let topics: Vec<Vec<u16>> = state
+        .topics()
+        .map(|topic| topic.partitions.iter().map(|id| state.slots().owner(*id, 2).0).collect())
+        .collect();
+    let expected = [vec![0, 1, 0, 1], vec![0], vec![1], vec![0], vec![1], vec![0, 1, 0, 1, 0, 1, 0, 1]];
+    assert_eq!(topics, expected);
+    assert_eq!(state.partitions().len(), 16, "no id twice");
+    assert!(state.is_allotted(*state.partitions().last().unwrap()));
+    assert_eq!(round_trip(&state), state);
 }
