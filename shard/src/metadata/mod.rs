@@ -345,8 +345,8 @@ impl State {
         Ok(Applied::Topic(altered))
     }
 
-    /// Ids in a row, or, over `spread` shards, the next ones that belong to each shard in turn: a few ids in a
-    /// row may well be all of one shard, and the others would have nothing to do.
+    /// Ids in a row, or, over `spread` shards, the next ones that belong to each shard in turn: a few ids in
+    /// a row may well be all of one shard, and the others would have nothing to do.
     fn allot(&mut self, count: u64, spread: u16) -> Vec<PartitionId> {
         let one = |_| {
             let from = self.next_partition;
