@@ -297,7 +297,7 @@ impl Pump {
                 }
                 Err(error) => return Err(error),
             };
-            match Superblock::decode_file(&bytes) {
+            match Superblock::of(&bytes, wal) {
                 Ok(superblock) => found.push(superblock),
                 // The superblock is the last thing that is made, and made for good.
                 Err(SuperblockError::Incomplete) if self.has_records(wal).await? => {

@@ -107,7 +107,7 @@ impl World {
                 }
             }
             let IoOutcome::Read(bytes) = outcome else { continue };
-            match Superblock::decode_file(&bytes) {
+            match Superblock::of(&bytes, *wal) {
                 Ok(superblock) => found.push(superblock),
                 Err(SuperblockError::Incomplete) => {}
                 Err(error) => return Err(error),

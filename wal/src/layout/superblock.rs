@@ -53,6 +53,10 @@ pub enum SuperblockError {
     /// A log that holds records has none, and it is not one that was moved from.
     #[error("a log holds records and has no superblock: restore the file `superblock` of it from a copy")]
     Missing,
+    #[error(
+        "the superblock names log {found}, its directory {expected}: put the directory back where it was"
+    )]
+    Foreign { found: WalId, expected: WalId },
     #[error("the log has layout version {found}, this build reads version 1: use the martlet that wrote it")]
     Version { found: u32 },
     #[error(
@@ -99,19 +103,26 @@ impl Superblock {
         self.file_bytes * u64::from(self.files)
     }
 
-    /// The current superblock out of the whole file.
+    /// The current superblock of `wal` out of the whole file. A slot that names another log was written by a
+    /// write that went astray, and counts like a damaged one.
+    ///
+    /// # Errors
+    /// [`SuperblockError`]; one damaged slot is not an error.
+    pub fn of(file: &[u8], wal: WalId) -> Result<Superblock, SuperblockError> {
+        let own = slots(file).into_iter().flatten().filter(|slot| slot.wal == wal);
+        match own.max_by_key(|slot| slot.generation) {
+            Some(superblock) => Ok(superblock),
+            None => Superblock::decode_file(file)
+                .and_then(|other| Err(SuperblockError::Foreign { found: other.wal, expected: wal })),
+        }
+    }
+
+    /// The current superblock out of the whole file, whatever log it names.
     ///
     /// # Errors
     /// [`SuperblockError`]; one damaged slot is not an error.
     pub fn decode_file(file: &[u8]) -> Result<Superblock, SuperblockError> {
-        let mut slots = vec![decode(file)];
-        let mut at = BLOCK_BYTES_MIN as usize;
-        while at <= BLOCK_BYTES_MAX as usize {
-            if let Some(slot) = file.get(at..) {
-                slots.push(decode(slot));
-            }
-            at *= 2;
-        }
+        let slots = slots(file);
         if let Some(best) = slots.iter().filter_map(|slot| slot.ok()).max_by_key(|good| good.generation) {
             return Ok(best);
         }
@@ -144,6 +155,17 @@ impl Superblock {
         }
         Ok(())
     }
+}
+
+/// The first slot, and the second wherever it may be.
+fn slots(file: &[u8]) -> Vec<Result<Superblock, SuperblockError>> {
+    let mut slots = vec![decode(file)];
+    let mut at = BLOCK_BYTES_MIN as usize;
+    while at <= BLOCK_BYTES_MAX as usize {
+        slots.extend(file.get(at..).map(decode));
+        at *= 2;
+    }
+    slots
 }
 
 fn decode(slot: &[u8]) -> Result<Superblock, SuperblockError> {
@@ -203,6 +225,17 @@ mod tests {
             bad[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Superblock::decode_file(&file(&old, &bad)), Ok(sample(6)), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_slot_of_another_log_counts_like_a_damaged_one() {
+        let own = sample(6);
+        let stray = Superblock { wal: WalId(7), generation: 9, ..own };
+        assert_eq!(Superblock::of(&file(&own.encode(), &stray.encode()), own.wal), Ok(own));
+        assert_eq!(Superblock::of(&file(&own.encode(), &sample(7).encode()), own.wal), Ok(sample(7)));
+        let foreign = SuperblockError::Foreign { found: stray.wal, expected: own.wal };
+        assert_eq!(Superblock::of(&file(&stray.encode(), &[0; 4096]), own.wal), Err(foreign));
+        assert_eq!(Superblock::of(&[0; 8192], own.wal), Err(SuperblockError::Incomplete));
     }
 
     #[test]

@@ -100,10 +100,6 @@ pub struct RecoveryReport {
 pub enum RecoveryError {
     #[error(transparent)]
     Superblock(#[from] SuperblockError),
-    #[error(
-        "the superblock names log {found}, its directory {expected}: put the directory back where it was"
-    )]
-    WrongLog { found: WalId, expected: WalId },
     #[error("no checkpoint slot can be read ({0}): restore the files `checkpoint.*` of this log from a copy")]
     NoCheckpoint(CheckpointError),
     #[error(transparent)]

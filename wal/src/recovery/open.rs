@@ -138,11 +138,7 @@ pub(crate) async fn read_superblock(io: &ScriptIo, wal: WalId) -> Result<Superbl
         Err(fault) => return Err(RecoveryError::Io { file, fault }),
     };
     let bytes = bytes.slice(..bytes.len().min(2 * BLOCK_BYTES_MAX as usize));
-    let superblock = Superblock::decode_file(&bytes)?;
-    if superblock.wal != wal {
-        return Err(RecoveryError::WrongLog { found: superblock.wal, expected: wal });
-    }
-    Ok(superblock)
+    Ok(Superblock::of(&bytes, wal)?)
 }
 
 /// The newest good checkpoint. A slot that cannot be read counts like a damaged one: the other slot is

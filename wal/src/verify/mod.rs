@@ -201,7 +201,7 @@ impl Verifier<'_> {
             }
         };
         self.read(bytes.len() as u64);
-        let block = match Superblock::decode_file(&bytes) {
+        let block = match Superblock::of(&bytes, wal) {
             Ok(superblock) => superblock.block_bytes as usize,
             Err(SuperblockError::Incomplete) => {
                 self.report.strays.push(paths::directory(self.data, DirectoryId::Wal(wal)));
@@ -214,7 +214,7 @@ impl Verifier<'_> {
         };
         for (index, slot) in bytes.chunks(block).take(2).enumerate() {
             let empty = slot.iter().all(|byte| *byte == 0);
-            if !empty && Superblock::decode_file(slot).is_err() {
+            if !empty && Superblock::of(slot, wal).is_err() {
                 self.problem(file, (index * block) as u64, format!("superblock slot {index} is damaged"));
             }
         }
