@@ -49,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("sim", &["core", "formats", "runtime", "net", "shard", "wal", "node", "client", "gateways/native"]),
     ("perf", &["core", "formats", "runtime", "client"]),
-    ("fuzz", &["core", "formats", "wal", "shard", "client"]),
+    ("fuzz", &["core", "formats", "wal", "shard", "client", "gateways/kafka"]),
 ];
 
 /// What the tests of a crate may depend on besides.

@@ -72,6 +72,12 @@ pub fn reseal(target: &str, bytes: &mut [u8]) {
             let crc = crc32c_of(&[&bytes[..12], &1u64.to_le_bytes(), &1u32.to_le_bytes()]);
             bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         }
+        "kafka_batch" | "kafka_transcode" if bytes.len() >= 61 && bytes[16] == 2 => {
+            let length = (bytes.len() as u32).wrapping_sub(12);
+            bytes[8..12].copy_from_slice(&length.to_be_bytes());
+            let crc = crc32c(&bytes[21..]);
+            bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        }
         "checkpoint" if bytes.len() >= 64 => {
             let length = bytes.len() as u64;
             bytes[16..24].copy_from_slice(&length.to_le_bytes());

@@ -1,7 +1,8 @@
 //! The binary `martlet`: the broker and its command line in one.
 //!
 //! Owns flags, configuration files, output and exit codes. Must never decide about a record: the broker is
-//! `node`, the client commands speak the native protocol through `martlet-client`.
+//! `node`, the client commands speak the native protocol through `martlet-client`, those about groups
+//! Kafka's.
 
 mod cli;
 mod client_commands;
@@ -62,6 +63,7 @@ fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
         Command::Storage { command } => storage::run(&command, output),
         Command::Topic { command } => client_commands::topic::run(&command, server()?, output),
         Command::Cursor { command } => client_commands::cursor::run(&command, server()?, output),
+        Command::Group { command } => client_commands::group::run(&command, output),
         Command::Status => client_commands::status::run(server()?, output),
         Command::Produce(produce) => client_commands::produce::run(&produce, server()?, output),
         Command::Consume(consume) => client_commands::consume::run(&consume, server()?, output),

@@ -81,7 +81,10 @@ fn run(
     let folder = Path::new(MARTLET).parent().unwrap().display().to_string();
     let path = std::env::var("PATH").unwrap_or_default();
     command.args(["-eu", "-c", &block.text]).current_dir(place.path());
-    command.env("PATH", format!("{folder}:{path}")).env("MARTLET_SERVER", &broker.native);
+    command
+        .env("PATH", format!("{folder}:{path}"))
+        .env("MARTLET_SERVER", &broker.native)
+        .env("MARTLET_KAFKA", &broker.kafka);
     let output = run_within(&mut command, wait).ok_or_else(|| format!("it did not end within {wait:?}"))?;
     let printed = String::from_utf8_lossy(&output.stdout);
     let told = String::from_utf8_lossy(&output.stderr);

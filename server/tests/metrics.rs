@@ -36,6 +36,8 @@ const NEEDED: &[&str] = &[
     "shard_busy_seconds_total",
     "mailbox_hops_in_total",
     "mailbox_hops_out_total",
+    "kafka_fetch_bytes_total",
+    "kafka_fetch_copied_bytes_total",
     "wal_copied_bytes_total",
     // Descriptors, memory against its budget.
     "open_files",
@@ -146,7 +148,12 @@ fn sample(line: &str) -> Result<(String, BTreeMap<String, String>, f64), String>
         for label in inner.split(',') {
             let (key, quoted) = label.split_once('=').ok_or("a label without a value")?;
             let text = quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')).ok_or("no quotes")?;
-            if !["shard", "le", "version"].contains(&key) || text.contains(['"', '\\']) {
+            let allowed: &[&str] = match name {
+                name if name.starts_with("kafka_consumergroup_") => &["consumergroup", "topic", "partition"],
+                "martlet_kafka_groups" => &["state"],
+                _ => &["shard", "le", "version", "api", "error"],
+            };
+            if !allowed.contains(&key) || text.contains(['"', '\\']) {
                 return Err(format!("label `{label}`"));
             }
             if found.insert(key.to_owned(), text.to_owned()).is_some() {
@@ -158,9 +165,10 @@ fn sample(line: &str) -> Result<(String, BTreeMap<String, String>, f64), String>
 }
 
 fn check_family(name: &str, family: &Family) -> Result<(), String> {
-    // Without a group there is nothing to tell of groups.
-    let may_be_empty =
-        ["kafka_consumergroup_", "martlet_kafka_group"].iter().any(|start| name.starts_with(start));
+    // Without a group there is nothing to tell of groups, without a request nothing of requests.
+    let may_be_empty = ["kafka_consumergroup_", "martlet_kafka_group", "martlet_kafka_request"]
+        .iter()
+        .any(|start| name.starts_with(start));
     if family.help.is_empty() || family.kind.is_empty() || (family.samples.is_empty() && !may_be_empty) {
         return Err("no help, no type or no samples".into());
     }
@@ -175,11 +183,13 @@ fn check_family(name: &str, family: &Family) -> Result<(), String> {
     if family.kind != "histogram" {
         return Ok(());
     }
-    let shards: BTreeSet<&String> = family.samples.iter().filter_map(|(_, l, _)| l.get("shard")).collect();
-    for shard in shards {
+    let whose = |labels: &BTreeMap<String, String>| labels.get("shard").or(labels.get("api")).cloned();
+    let owners: BTreeSet<String> = family.samples.iter().filter_map(|(_, l, _)| whose(l)).collect();
+    for owner in owners {
         let of = |suffix: &str| -> Vec<(f64, f64)> {
             let wanted = format!("{name}{suffix}");
-            let own = family.samples.iter().filter(|(n, l, _)| *n == wanted && l.get("shard") == Some(shard));
+            let own =
+                family.samples.iter().filter(|(n, l, _)| *n == wanted && whose(l).as_ref() == Some(&owner));
             let bound = |labels: &BTreeMap<String, String>| match labels.get("le").map(String::as_str) {
                 Some("+Inf") | None => f64::INFINITY,
                 Some(text) => text.parse().unwrap_or(f64::NAN),
@@ -193,7 +203,7 @@ fn check_family(name: &str, family: &Family) -> Result<(), String> {
             || sum.len() != 1
             || buckets.last() != Some(&(f64::INFINITY, count[0].1))
         {
-            return Err(format!("the histogram of shard {shard} does not add up"));
+            return Err(format!("the histogram of {owner} does not add up"));
         }
     }
     Ok(())
@@ -206,6 +216,8 @@ fn the_page_of_metrics_keeps_every_rule_and_has_what_is_needed() {
     broker.ok(&["topic", "create", "t", "--partitions", "4"]);
     broker.ok_with(&["produce", "t"], &b"line\n".repeat(1000));
     broker.ok(&["consume", "t", "--until-end"]);
+    broker.ok(&["group", "reset", "g", "t", "--to", "0:1,1:2"]);
+    broker.fails(&["group", "describe", "nobody"], b"");
     let (code, page) = broker.get("/metrics");
     assert_eq!(code, 200);
     let families = parse(&page).unwrap();
@@ -225,6 +237,7 @@ fn the_page_of_metrics_keeps_every_rule_and_has_what_is_needed() {
     assert_eq!(sum("martlet_lost_ranges") + sum("martlet_log_damage") + sum("martlet_storage_fenced"), 0.0);
     let shards = families["martlet_calls"].samples.len();
     assert_eq!(shards, 2, "every shard tells its numbers");
+    assert_eq!(families["kafka_consumergroup_lag"].samples.len(), 2, "of each partition with an offset");
     assert_eq!(broker.stop(), Some(0));
 }
 

@@ -75,6 +75,8 @@ pub struct ServiceFacts {
     pub groups: Vec<(&'static str, u64)>,
     pub rebalances: u64,
     pub commits: u64,
+    /// Transactions that were begun and have not ended.
+    pub transactions_open: u64,
 }
 
 /// A state machine of a gateway on one shard.

@@ -185,6 +185,40 @@ pub const KEYS: &[Key] = &[
         "",
         "rack Kafka clients are told for this node; empty is none",
     ),
+    restart(
+        "kafka.group_initial_wait",
+        Kind::Duration { min: Duration::ZERO, max: Duration::from_secs(600), unlimited: false },
+        "3s",
+        "how long the first rebalance of an empty classic group waits for more members",
+    ),
+    restart(
+        "kafka.group_session_min",
+        Kind::Duration { min: Duration::from_millis(1), max: DAY, unlimited: false },
+        "6s",
+        "shortest session a member of a classic group may ask for",
+    ),
+    restart(
+        "kafka.group_session_max",
+        Kind::Duration { min: Duration::from_secs(1), max: DAY, unlimited: false },
+        "30m",
+        "longest session a member of a classic group may ask for",
+    ),
+    restart(
+        "kafka.group_members_max",
+        Kind::Number { min: 1, max: limits::GROUP_MEMBERS_MAX as u64, auto: false },
+        "5000",
+        "members of one group; over it a new one is refused with GROUP_MAX_SIZE_REACHED",
+    ),
+    restart(
+        "kafka.group_offsets_time",
+        Kind::Duration {
+            min: Duration::from_secs(60),
+            max: Duration::from_secs(10 * 365 * 86_400),
+            unlimited: true,
+        },
+        "7d",
+        "how long the offsets of a group without members are kept",
+    ),
     restart("http.listen", Kind::Addresses, "127.0.0.1:7680", "health, metrics and status over HTTP"),
     restart(
         "wal.file_bytes",

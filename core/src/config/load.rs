@@ -165,6 +165,10 @@ impl Settings {
             let why = "a batch must fit into one file of the ring: raise wal.file_bytes";
             return together("topic.batch_bytes_max", "wal.file_bytes", why);
         }
+        if self.duration("kafka.group_session_min") > self.duration("kafka.group_session_max") {
+            let why = "the shortest session is longer than the longest: lower it";
+            return together("kafka.group_session_min", "kafka.group_session_max", why);
+        }
         Ok(())
     }
 

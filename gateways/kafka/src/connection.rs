@@ -6,13 +6,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use martlet_core::Principal;
+use kafka_protocol::messages::ApiKey;
 use martlet_core::limits::KAFKA_FETCH_BYTES_MAX;
+use martlet_core::{Instant, Principal};
 use martlet_net::event::Event;
 use martlet_net::flow::{First, first};
 use martlet_net::memory::Reservation;
@@ -26,6 +29,7 @@ use crate::answer::{Answer, Answering, Request, ready};
 use crate::calls::unsupported_versions;
 use crate::config::KafkaConfig;
 use crate::context::Context;
+use crate::meters::{KafkaMeters, Meters};
 use crate::table;
 use crate::wire::{Malformed, Reader};
 
@@ -58,6 +62,9 @@ struct Owed {
     tagged: bool,
     answering: Answering,
     reservation: Reservation,
+    /// Which request of the table, and when it was begun.
+    at: usize,
+    begun: Instant,
 }
 
 struct Session {
@@ -76,7 +83,16 @@ struct Session {
 }
 
 /// Serves a connection from its first byte to its close.
-pub(crate) async fn serve(connection: Connection<BrokerHandle>, config: Arc<KafkaConfig>) {
+pub(crate) fn serve(
+    connection: Connection<BrokerHandle>,
+    config: Arc<KafkaConfig>,
+    meters: &Arc<KafkaMeters>,
+) -> impl Future<Output = ()> + use<> {
+    let meters = Meters::new(meters, connection.listener.shard);
+    run(connection, config, meters)
+}
+
+async fn run(connection: Connection<BrokerHandle>, config: Arc<KafkaConfig>, meters: Meters) {
     let Connection { runtime, broker, stream, peer, number, listener, limits, memory, drain } = connection;
     let host = stream.local_address().unwrap_or(peer).ip().to_string();
     let (recv, send) = stream.split();
@@ -90,6 +106,7 @@ pub(crate) async fn serve(connection: Connection<BrokerHandle>, config: Arc<Kafk
         caller: CallContext { principal: Principal::Anonymous, connection: number },
         listener,
         config,
+        meters,
         host,
         peer: format!("/{}", peer.ip()),
         topics: Default::default(),
@@ -172,27 +189,40 @@ impl Session {
         let mut header = Reader::new(bytes, false);
         let (key, version) = (header.i16().map_err(broken)?, header.i16().map_err(broken)?);
         let correlation = header.i32().map_err(broken)?;
-        let Some(api) = table::find(key) else {
-            return Err(format!("request {key} version {version} is not served"));
+        let Some(at) = table::position(key) else {
+            return Err(self.unserved(&name_of(key), (key, version), &mut header));
         };
+        let api = &table::APIS[at];
         // Nothing of a fetch is kept while it waits.
         let reservation = if key == FETCH { self.memory.none() } else { reservation };
-        let owed = |tagged, answering| Owed { correlation, tagged, answering, reservation };
+        let begun = self.runtime.instant();
+        let owed = |tagged, answering| Owed { correlation, tagged, answering, reservation, at, begun };
         if version < api.served_from || version > api.max {
             if key == API_VERSIONS {
                 return Ok(owed(false, ready(unsupported_versions())));
             }
-            return Err(format!("{} version {version} is not served", api.name));
+            return Err(self.unserved(api.name, (key, version), &mut header));
         }
-        let client: String =
-            header.nullable_text().map_err(broken)?.unwrap_or("").chars().take(CLIENT_NAME_MAX).collect();
+        let client = client_name(&mut header).map_err(broken)?;
         let is_flexible = version >= api.flexible_from;
         let mut rest = Reader::new(header.rest(), is_flexible);
         rest.tags().map_err(broken)?;
         tracing::trace!(api = api.name, version, client, correlation, "request");
         let request = Request { api, version, client, body: rest.rest() };
         let answering = (api.handle)(self.context.clone(), request);
+        self.context.meters.take_errors(at);
         Ok(owed(is_flexible && key != API_VERSIONS, answering))
+    }
+
+    /// Says why the connection of a request that is not served is closed, which is what Kafka does: no answer
+    /// could be read by a client whose version of it is unknown.
+    fn unserved(&self, name: &str, (key, version): (i16, i16), header: &mut Reader) -> String {
+        self.context.meters.unserved();
+        // The place of the name is the same in every version but those that no client uses any more.
+        let client = client_name(header).unwrap_or_default();
+        let peer = &self.context.peer;
+        tracing::warn!(key, name, version, client, peer, "a request is not served: the connection is closed");
+        format!("request {key} ({name}) version {version} is not served")
     }
 
     /// `None` after the idle time without a request while nothing is owed.
@@ -244,7 +274,7 @@ impl Session {
         let mut broken = Ok(());
         while out.bytes() < GATHER_BYTES_MAX.min(self.context.credit.get()) && broken.is_ok() {
             let Some(mut owed) = self.owed.borrow_mut().pop_front() else { break };
-            let Some(answer) = poll_once(owed.answering.as_mut()).await else {
+            let Some(answer) = poll_once(&mut owed, &self.context.meters).await else {
                 self.owed.borrow_mut().push_front(owed);
                 break;
             };
@@ -277,8 +307,10 @@ impl Session {
 
     /// Gathers one answer and gives back the memory that is held until it is sent.
     async fn gather(&self, out: &mut Gather, owed: Owed) -> Result<Reservation, String> {
-        let Owed { correlation, tagged, answering, reservation } = owed;
-        let answer = answering.await;
+        let mut owed = owed;
+        let answer = poll_fn(|context| poll_answer(&mut owed, &self.context.meters, context)).await;
+        let Owed { correlation, tagged, reservation, at, begun, .. } = owed;
+        self.context.meters.answered(at, self.runtime.instant().since(begun));
         self.held.set(self.held.get().saturating_sub(reservation.bytes()));
         self.count.set(self.count.get().saturating_sub(1));
         drop(reservation);
@@ -303,12 +335,29 @@ impl Session {
     }
 }
 
-/// What a future gives if it is ready now.
-async fn poll_once(mut answering: Pin<&mut (dyn Future<Output = Answer> + 'static)>) -> Option<Answer> {
-    std::future::poll_fn(|context| {
-        std::task::Poll::Ready(match answering.as_mut().poll(context) {
-            std::task::Poll::Ready(answer) => Some(answer),
-            std::task::Poll::Pending => None,
+/// What Kafka calls the request of a key that is not served here.
+fn name_of(key: i16) -> String {
+    ApiKey::try_from(key).map_or_else(|()| "unknown".to_owned(), |key| format!("{key:?}"))
+}
+
+/// The name a client gives itself.
+fn client_name(header: &mut Reader) -> Result<String, Malformed> {
+    Ok(header.nullable_text()?.unwrap_or("").chars().take(CLIENT_NAME_MAX).collect())
+}
+
+/// Makes the answer, and counts the errors it tells.
+fn poll_answer(owed: &mut Owed, meters: &Meters, context: &mut TaskContext<'_>) -> Poll<Answer> {
+    let answer = owed.answering.as_mut().poll(context);
+    meters.take_errors(owed.at);
+    answer
+}
+
+/// The answer if it is ready now.
+async fn poll_once(owed: &mut Owed, meters: &Meters) -> Option<Answer> {
+    poll_fn(|context| {
+        Poll::Ready(match poll_answer(owed, meters, context) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
         })
     })
     .await

@@ -13,6 +13,7 @@ use martlet_shard::api::{BrokerHandle, Call, CallContext, Reply, Replying};
 
 use crate::config::{Addressing, KafkaConfig};
 use crate::errors;
+use crate::meters::Meters;
 use crate::topics::TopicCache;
 
 /// Kafka's number of the first shard of a node: from 1, with room for the shards of every node.
@@ -43,6 +44,7 @@ pub(crate) struct Context {
     pub(crate) caller: CallContext,
     pub(crate) listener: Rc<ListenerFacts>,
     pub(crate) config: Arc<KafkaConfig>,
+    pub(crate) meters: Meters,
     /// The host to name when the listener is bound to every address and none is configured.
     pub(crate) host: String,
     /// The client's address, as Kafka shows it.

@@ -4,8 +4,11 @@
 use kafka_protocol::ResponseError;
 use martlet_core::ErrorCode;
 
-/// The number of an error.
+use crate::meters;
+
+/// The number of an error that goes into an answer, where it is counted.
 pub(crate) fn code(error: ResponseError) -> i16 {
+    meters::note(error.code());
     error.code()
 }
 

@@ -15,6 +15,8 @@ use martlet_shard::api::{Frames, StoredFrame};
 pub(crate) struct Records {
     pub(crate) parts: Vec<Bytes>,
     pub(crate) bytes: usize,
+    /// Bytes of batches that were made anew instead of referred to.
+    pub(crate) copied: usize,
 }
 
 impl Records {
@@ -61,6 +63,7 @@ pub(crate) fn push_batch(
     if !is_first && records.bytes + batch.len() > bytes_max {
         return Ok(false);
     }
+    records.copied += batch.len();
     records.push(batch);
     Ok(true)
 }

@@ -7,6 +7,7 @@
 
 mod answer;
 mod calls;
+pub mod checks;
 mod config;
 mod configs;
 mod connection;
@@ -14,6 +15,7 @@ mod context;
 mod errors;
 mod frames;
 mod groups;
+mod meters;
 mod shape;
 pub mod table;
 mod topics;
@@ -28,17 +30,26 @@ use martlet_shard::api::BrokerHandle;
 
 pub use config::{Addressing, KafkaConfig};
 pub use groups::{GroupConfig, GroupServices};
+pub use meters::{KafkaCounts, KafkaMeters, REQUEST_BUCKETS_US, RequestCounts};
 
-/// The gateway of protocol `kafka`. Holds configuration only: one value serves every shard.
+/// The gateway of protocol `kafka`. Holds configuration and counters: one value serves every shard.
 #[derive(Clone, Debug)]
 pub struct KafkaGateway {
     config: Arc<KafkaConfig>,
+    meters: Arc<KafkaMeters>,
 }
 
 impl KafkaGateway {
+    /// For a node of so many shards.
     #[must_use]
-    pub fn new(config: KafkaConfig) -> KafkaGateway {
-        KafkaGateway { config: Arc::new(config) }
+    pub fn new(config: KafkaConfig, shards: u16) -> KafkaGateway {
+        KafkaGateway { config: Arc::new(config), meters: Arc::new(KafkaMeters::new(shards)) }
+    }
+
+    /// What it counts while it serves.
+    #[must_use]
+    pub fn meters(&self) -> Arc<KafkaMeters> {
+        self.meters.clone()
     }
 }
 
@@ -48,7 +59,7 @@ impl Gateway<BrokerHandle> for KafkaGateway {
     }
 
     fn serve(&self, connection: Connection<BrokerHandle>) -> GatewayFuture {
-        Box::pin(connection::serve(connection, self.config.clone()))
+        Box::pin(connection::serve(connection, self.config.clone(), &self.meters))
     }
 
     /// Kafka has no message for this: the connection is closed, and the client tries again later.

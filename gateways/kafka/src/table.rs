@@ -112,10 +112,16 @@ pub const APIS: &[Api] = &[
     ),
 ];
 
+/// The place in the table of the request of this key.
+#[must_use]
+pub fn position(key: i16) -> Option<usize> {
+    APIS.binary_search_by_key(&key, |api| api.key).ok()
+}
+
 /// The request of this key.
 #[must_use]
 pub fn find(key: i16) -> Option<&'static Api> {
-    APIS.binary_search_by_key(&key, |api| api.key).ok().map(|at| &APIS[at])
+    position(key).map(|at| &APIS[at])
 }
 
 impl std::fmt::Debug for Api {

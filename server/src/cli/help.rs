@@ -52,6 +52,19 @@ martlet cursor reset orders billing --to 0:12,3:latest",
     ),
     ("cursor delete", "martlet cursor delete orders billing"),
     (
+        "group list",
+        "martlet group list
+martlet group list --kafka broker.example:9092 --format json",
+    ),
+    ("group describe", "martlet group describe billing"),
+    (
+        "group reset",
+        "martlet group reset billing orders --to earliest --dry-run
+martlet group reset billing orders --to -1h
+martlet group reset billing orders --to 0:12,3:latest",
+    ),
+    ("group delete", "martlet group delete billing"),
+    (
         "status",
         "martlet status
 martlet status --server broker.example:7650 --format json",

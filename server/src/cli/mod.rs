@@ -1,6 +1,7 @@
 //! The command line as types. Owns flags, defaults and help; must never act.
 
 mod client;
+mod group;
 mod help;
 mod place;
 
@@ -11,6 +12,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub(crate) use client::{
     ConsumeArguments, CursorCommand, Framing, ProduceArguments, TopicCommand, TopicSettings,
 };
+pub(crate) use group::GroupCommand;
 pub(crate) use place::{Place, Places};
 
 use crate::output::Format;
@@ -51,6 +53,11 @@ pub(crate) enum Command {
     Cursor {
         #[command(subcommand)]
         command: CursorCommand,
+    },
+    /// List, describe, reset and delete consumer groups, over Kafka's protocol.
+    Group {
+        #[command(subcommand)]
+        command: GroupCommand,
     },
     /// Tell what a running broker says about itself.
     Status,

@@ -1,10 +1,11 @@
-//! Commands that talk to a broker over the native protocol. Owns how the client is set up and how its errors
-//! become exit codes.
+//! Commands that talk to a broker over the native protocol, those about groups over Kafka's. Owns how the
+//! client is set up and how its errors become exit codes.
 
 pub(crate) mod consume;
 pub(crate) mod cursor;
 pub(crate) mod facts;
 mod framing;
+pub(crate) mod group;
 mod interrupt;
 mod outage;
 pub(crate) mod produce;

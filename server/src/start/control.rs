@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use martlet_core::config::{Change, Settings};
+use martlet_gateway_kafka::KafkaGateway;
 use martlet_node::threads::{DriverFactory, Node};
 use martlet_node::{NodeConfig, NodeError};
 use rustix::fs::{Access, access};
@@ -54,15 +55,15 @@ pub(crate) fn run(broker: Broker<'_>) -> Result<(), Failure> {
 async fn serve(mut broker: Broker<'_>) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let (http_listeners, http_addresses) = bind_http(&broker.settings).await?;
-    let gateways: martlet_node::Gateways = vec![
-        Arc::new(martlet_gateway_native::NativeGateway::new()),
-        Arc::new(martlet_gateway_kafka::KafkaGateway::new(node_config::kafka(&broker.settings))),
-    ];
+    let kafka = KafkaGateway::new(node_config::kafka(&broker.settings), broker.config.shards);
+    let meters = kafka.meters();
+    let gateways: martlet_node::Gateways =
+        vec![Arc::new(martlet_gateway_native::NativeGateway::new()), Arc::new(kafka)];
     let data_dir = broker.config.data_dir.clone();
     let node = Node::start(broker.config.clone(), gateways, broker.drivers.clone())
         .map_err(|error| failure_of(error, &data_dir))?;
     let handle = node.handle();
-    let facts = Arc::new(Facts::new(handle.clone(), &broker.settings));
+    let facts = Arc::new(Facts::new(handle.clone(), &broker.settings, meters));
     for listener in http_listeners {
         tokio::spawn(http::serve(listener, facts.clone()));
     }

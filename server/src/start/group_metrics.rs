@@ -37,6 +37,15 @@ pub(crate) fn encode(stats: &NodeStats, encoder: &mut DescriptorEncoder<'_>) -> 
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         family.encode_family(&[("state", state)])?.encode_gauge(&count)?;
     }
+    let open = i64::try_from(services().map(|facts| facts.transactions_open).sum::<u64>());
+    encoder
+        .encode_descriptor(
+            "martlet_kafka_transactions_open",
+            "transactions that have not ended",
+            None,
+            MetricType::Gauge,
+        )?
+        .encode_gauge(&open.unwrap_or(i64::MAX))?;
     let total = |read: fn(&ServiceFacts) -> u64| services().map(read).sum::<u64>();
     let counters = [
         ("martlet_kafka_group_rebalances", "rebalances that began", total(|facts| facts.rebalances)),

@@ -10,6 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use martlet_core::config::Settings;
+use martlet_gateway_kafka::KafkaMeters;
 use martlet_node::{NodeHandle, NodeStats};
 use tokio::net::TcpListener;
 use tracing::error;
@@ -26,15 +27,18 @@ pub(crate) struct Facts {
     pub(crate) started: Instant,
     pub(crate) memory_budget_bytes: u64,
     pub(crate) data_dir: String,
+    /// `None` = Kafka's protocol is not served.
+    pub(crate) kafka: Option<Arc<KafkaMeters>>,
 }
 
 impl Facts {
-    pub(crate) fn new(handle: NodeHandle, settings: &Settings) -> Facts {
+    pub(crate) fn new(handle: NodeHandle, settings: &Settings, kafka: Arc<KafkaMeters>) -> Facts {
         Facts {
             handle,
             started: Instant::now(),
             memory_budget_bytes: settings.bytes("memory.budget_bytes"),
             data_dir: settings.text("data_dir").to_owned(),
+            kafka: settings.flag("kafka.enabled").then_some(kafka),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Metrics in the OpenMetrics text form. Owns their names: `martlet_` in front, base units, `_total` behind
-//! counters, bounded labels (`shard`, and `version` of the build).
+//! counters, bounded labels (`shard`, `version` of the build, and what the modules for
+//! Kafka add).
 
 use std::fmt;
 use std::sync::Arc;
 
+use martlet_gateway_kafka::KafkaCounts;
 use martlet_node::{NodeStats, ShardStats};
 use martlet_wal::counters::{LATENCY_BUCKETS_US, SIZE_BUCKETS_BYTES};
 use prometheus_client::collector::Collector;
@@ -106,6 +108,7 @@ pub(crate) fn encode(facts: &Facts, stats: NodeStats) -> Result<String, fmt::Err
         ready,
         uptime_seconds: facts.started.elapsed().as_secs_f64(),
         memory_budget_bytes: facts.memory_budget_bytes,
+        kafka: facts.kafka.as_ref().map(|meters| meters.read()),
     })));
     let mut text = String::new();
     text::encode(&mut text, &registry)?;
@@ -118,6 +121,7 @@ struct Snapshot {
     ready: bool,
     uptime_seconds: f64,
     memory_budget_bytes: u64,
+    kafka: Option<KafkaCounts>,
 }
 
 impl Collector for Snapshot {
@@ -131,6 +135,9 @@ impl Collector for Snapshot {
             gauge(&mut encoder, name, help, &values)?;
         }
         super::group_metrics::encode(&self.stats, &mut encoder)?;
+        if let Some(kafka) = &self.kafka {
+            super::kafka_metrics::encode(kafka, &mut encoder)?;
+        }
         self.encode_busy(&mut encoder)?;
         self.encode_flushes(&mut encoder)?;
         self.encode_process(&mut encoder)
@@ -291,6 +298,7 @@ mod tests {
             ready: true,
             uptime_seconds: 1.5,
             memory_budget_bytes: 1 << 20,
+            kafka: None,
         };
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Arc::new(snapshot)));

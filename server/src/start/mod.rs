@@ -4,6 +4,7 @@
 mod control;
 mod group_metrics;
 mod http;
+mod kafka_metrics;
 mod logs;
 mod metrics;
 mod node_config;

@@ -34,7 +34,7 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
     config.listeners = vec![native_listener(settings)?];
     if let Some(kafka) = kafka_listener(settings)? {
         config.listeners.push(kafka);
-        config.services = vec![Arc::new(GroupServices::new(GroupConfig::default()))];
+        config.services = vec![Arc::new(GroupServices::new(groups(settings)))];
     }
     config.drain = settings.duration("node.drain_wait").unwrap_or(Duration::from_secs(20));
     config.geometry.file_bytes = settings.bytes("wal.file_bytes");
@@ -121,6 +121,19 @@ pub(crate) fn kafka(settings: &Settings) -> KafkaConfig {
     }
 }
 
+/// What consumer groups are told.
+fn groups(settings: &Settings) -> GroupConfig {
+    let duration = |key: &str| settings.duration(key).unwrap_or(Duration::MAX);
+    GroupConfig {
+        initial_delay: duration("kafka.group_initial_wait"),
+        session_min: duration("kafka.group_session_min"),
+        session_max: duration("kafka.group_session_max"),
+        members_max: number(settings, "kafka.group_members_max"),
+        offset_retention: duration("kafka.group_offsets_time"),
+        ..GroupConfig::default()
+    }
+}
+
 /// The native listener, with the port of shard 0 if it is fixed.
 ///
 /// # Errors
@@ -190,6 +203,20 @@ mod tests {
         assert_eq!(native(&["native.shard_port_base=0"]).unwrap().shard_port_base, None);
         assert_eq!(native(&["native.shard_port_base=9000"]).unwrap().shard_port_base, Some(9000));
         assert!(native(&["native.listen=127.0.0.1:1,[::1]:2"]).is_err());
+    }
+
+    #[test]
+    fn the_settings_of_groups_are_taken_and_their_defaults_are_kafkas() {
+        let mut settings = Settings::default();
+        assert_eq!(groups(&settings), GroupConfig::default());
+        settings.apply_assignment("kafka.group_initial_wait=0s").unwrap();
+        settings.apply_assignment("kafka.group_members_max=2").unwrap();
+        settings.apply_assignment("kafka.group_offsets_time=unlimited").unwrap();
+        let config = groups(&settings);
+        assert_eq!((config.initial_delay, config.members_max), (Duration::ZERO, 2));
+        assert_eq!(config.offset_retention, Duration::MAX);
+        settings.apply_assignment("kafka.group_session_min=2h").unwrap();
+        assert!(settings.check().is_err(), "the shortest session is longer than the longest");
     }
 
     #[test]

@@ -190,7 +190,7 @@ impl Broker {
         let mut command = Command::new(MARTLET);
         command.args(arguments);
         clean(&mut command);
-        command.env("MARTLET_SERVER", &self.native);
+        command.env("MARTLET_SERVER", &self.native).env("MARTLET_KAFKA", &self.kafka);
         command
     }
 

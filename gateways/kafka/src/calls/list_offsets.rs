@@ -27,7 +27,7 @@ const EARLIEST_PENDING_UPLOAD: i64 = -6;
 const SEARCH_STEPS_MAX: usize = 64;
 const NONE: Found = Found { offset: -1, timestamp: -1 };
 
-struct Asked {
+pub(crate) struct Asked {
     topics: Vec<(String, Vec<Partition>)>,
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn list_offsets(context: Rc<Context>, request: Request) -> Answering 
     })
 }
 
-fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
+pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
     let _replica = reader.i32()?;
     if version >= 2 {
         let _isolation = reader.i8()?;

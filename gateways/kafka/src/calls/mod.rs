@@ -3,11 +3,11 @@
 mod admin;
 mod delete_records;
 mod epochs;
-mod fetch;
+pub(crate) mod fetch;
 mod groups;
-mod list_offsets;
+pub(crate) mod list_offsets;
 mod metadata;
-mod produce;
+pub(crate) mod produce;
 mod producer;
 mod versions;
 

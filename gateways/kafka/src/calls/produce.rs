@@ -23,7 +23,7 @@ const ZSTD_FROM: i16 = 7;
 /// Batches by partition.
 type Batches = Vec<(i32, Option<Bytes>)>;
 
-struct Asked {
+pub(crate) struct Asked {
     /// `None` = the topic's level.
     acks: Option<Acks>,
     is_transactional: bool,
@@ -67,7 +67,7 @@ pub(crate) fn produce(context: Rc<Context>, request: Request) -> Answering {
     Box::pin(async move { Answer::Body(answer(begun, &request).await) })
 }
 
-fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
+pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
     let is_transactional = reader.nullable_text()?.is_some();
     let acks = match reader.i16()? {
         0 => Some(Acks::None),

@@ -1,7 +1,7 @@
 //! Fetch: batches from many partitions, waited for together. Bodies are referred to, never copied.
 
 mod read;
-mod request;
+pub(crate) mod request;
 mod response;
 mod session;
 mod wait;
@@ -18,7 +18,7 @@ pub(crate) use session::Sessions;
 
 /// A partition that is fetched.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Partition {
+pub(crate) struct Partition {
     from: i64,
     leader_epoch: i32,
     bytes_max: i32,
@@ -41,6 +41,9 @@ pub(crate) fn fetch(context: Rc<Context>, mut request: Request) -> Answering {
         let id = session.id();
         let told = session.take_news(fetched);
         context.sessions.borrow_mut().close(session);
+        for (.., fetched) in &told {
+            context.meters.fetched(fetched.records.bytes, fetched.records.copied);
+        }
         Answer::Body(response::body(&request, id, told))
     })
 }

@@ -9,7 +9,7 @@ use crate::wire::{Malformed, Reader};
 
 /// What a client asks for.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     pub(super) wait_ms: u32,
     pub(super) bytes_min: u64,
     pub(super) bytes_max: usize,
@@ -21,7 +21,7 @@ pub(super) struct Asked {
     pub(super) forgotten: Vec<(TopicKey, i32)>,
 }
 
-pub(super) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
+pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
     if version <= 14 {
         let _replica = reader.i32()?;
     }

@@ -16,6 +16,7 @@ use martlet_shard::service::{ServiceAt, ServiceMessage};
 
 use crate::answer::Request;
 use crate::context::Context;
+use crate::errors;
 use crate::groups::SERVICE;
 use crate::groups::ask::{Ask, Client, Told, What};
 
@@ -59,7 +60,7 @@ fn failure_of(refusal: &Refusal) -> ResponseError {
 }
 
 fn number(failure: Option<ResponseError>) -> i16 {
-    failure.map_or(0, |failure| failure.code())
+    failure.map_or(errors::NONE, errors::code)
 }
 
 fn text(text: impl Into<String>) -> StrBytes {

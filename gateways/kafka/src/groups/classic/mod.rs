@@ -24,6 +24,8 @@ use super::ask::{Described, DescribedMember, Effects, Failure, Leaver, MemberCla
 use super::config::GroupConfig;
 use member::Member;
 
+pub(crate) use member::subscribes;
+
 /// Where a group is between two generations.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) enum State {

@@ -59,6 +59,7 @@ impl Groups {
             groups: groups.into_iter().collect(),
             rebalances: self.counters.rebalances,
             commits: self.counters.commits,
+            transactions_open: 0,
         }
     }
 
