@@ -13,7 +13,7 @@ use super::{ConfigError, Value};
 
 /// Environment variables with our prefix that are not keys: the command line's, and those Kubernetes sets for
 /// a service that is called `martlet`.
-const OTHER_VARIABLES: &[&str] = &["MARTLET_SERVER", "MARTLET_CONFIG", "MARTLET_PORT"];
+const OTHER_VARIABLES: &[&str] = &["MARTLET_SERVER", "MARTLET_KAFKA", "MARTLET_CONFIG", "MARTLET_PORT"];
 const OTHER_VARIABLE_PREFIXES: &[&str] = &["MARTLET_SERVICE_", "MARTLET_PORT_", "MARTLET_TEST_"];
 
 /// Where a value came from.
