@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use martlet_core::frame::{FrameHeader, flags, format};
 use martlet_core::limits::BATCH_UNCOMPRESSED_BYTES_MAX;
 use martlet_core::{Instant, Now};
+use martlet_formats::kafka::KafkaBatch;
 use martlet_formats::native::Batch;
 use martlet_formats::transcode::kafka_to_native;
 use tokio::sync::Notify;
@@ -78,6 +79,8 @@ pub struct Delivery {
     batch: Batch,
     /// Records at the front that were not asked for.
     skip: u32,
+    /// Where each record is, from the first offset, where compaction took some away.
+    deltas: Option<Vec<u32>>,
 }
 
 impl Delivery {
@@ -98,11 +101,17 @@ impl Delivery {
         };
         let batch =
             Batch::open(&native, BATCH_UNCOMPRESSED_BYTES_MAX).map_err(|e| unreadable(e.to_string()))?;
-        if batch.record_count() != header.record_count || header.offset_span != header.record_count {
+        let deltas = deltas_of(header, body).map_err(unreadable)?;
+        let is_dense = deltas.is_some() || header.offset_span == header.record_count;
+        if batch.record_count() != header.record_count || !is_dense {
             return Err(unreadable("its header counts other records than its body".into()));
         }
-        let skip = from.saturating_sub(header.base_offset).min(u64::from(header.record_count)) as u32;
-        Ok(Delivery { partition: *partition, header: *header, batch, skip })
+        let before = from.saturating_sub(header.base_offset);
+        let skip = match &deltas {
+            Some(deltas) => deltas.partition_point(|delta| u64::from(*delta) < before) as u32,
+            None => before.min(u64::from(header.record_count)) as u32,
+        };
+        Ok(Delivery { partition: *partition, header: *header, batch, skip, deltas })
     }
 
     /// Index of the partition in the topic.
@@ -136,14 +145,18 @@ impl Delivery {
 
     /// The records, borrowed.
     pub fn records(&self) -> impl Iterator<Item = ConsumedRecord<'_>> {
-        let first = self.header.base_offset + u64::from(self.skip);
+        let base = self.header.base_offset;
+        let delta = move |index: u32| match &self.deltas {
+            Some(deltas) => deltas.get(index as usize).copied().unwrap_or(index),
+            None => index,
+        };
         let broker_time =
             (self.header.flags & flags::LOG_APPEND_TIME != 0).then_some(self.header.broker_time);
         let partition = self.partition;
-        (first..).zip(self.batch.records().skip(self.skip as usize)).map(move |(offset, view)| {
+        (self.skip..).zip(self.batch.records().skip(self.skip as usize)).map(move |(index, view)| {
             ConsumedRecord {
                 partition,
-                offset,
+                offset: base + u64::from(delta(index)),
                 timestamp: broker_time.unwrap_or(view.timestamp),
                 key: view.key,
                 value: view.value,
@@ -151,6 +164,21 @@ impl Delivery {
             }
         })
     }
+}
+
+/// Where the records of a batch are that lost some to compaction: Kafka's say it themselves, ours are dense.
+fn deltas_of(header: &FrameHeader, body: &bytes::Bytes) -> Result<Option<Vec<u32>>, String> {
+    if header.flags & flags::COMPACTED == 0 || header.format != format::KAFKA_V2 {
+        return Ok(None);
+    }
+    let batch = KafkaBatch::open(body, BATCH_UNCOMPRESSED_BYTES_MAX).map_err(|error| error.to_string())?;
+    let deltas: Vec<u32> =
+        batch.records().map(|record| u32::try_from(record.offset_delta).unwrap_or(0)).collect();
+    let is_inside = deltas.last().is_none_or(|last| *last < header.offset_span);
+    if !is_inside || !deltas.is_sorted() {
+        return Err("its records are out of order".to_owned());
+    }
+    Ok(Some(deltas))
 }
 
 impl Consumer {

@@ -40,7 +40,8 @@ pub mod flags {
     pub const CONTROL: u16 = 1 << 1;
     /// All records share one key, whose hash is `key_hash`.
     pub const UNIFORM_KEY: u16 = 1 << 2;
-    /// Compaction removed records: `record_count` may be less than `offset_span`.
+    /// Compaction removed records: `record_count` may be less than `offset_span`. With neither records nor a
+    /// body it is a gap: it stands for offsets of which nothing is left.
     pub const COMPACTED: u16 = 1 << 3;
     /// `timestamp_max` and the records' timestamps are the broker's.
     pub const LOG_APPEND_TIME: u16 = 1 << 4;
@@ -82,7 +83,9 @@ pub struct FrameHeader {
     pub body_length: u32,
     /// CRC-32C of `body[body_crc_from..]`.
     pub body_crc: u32,
-    pub spare: u64,
+    /// Wall milliseconds from which compaction may take away the deletes among its records; 0 = they were not
+    /// met by compaction yet.
+    pub tombstones_until: i64,
 }
 
 const _: () = {
@@ -112,7 +115,7 @@ const _: () = {
     assert!(offset_of!(ArchivedFrameHeader, committed_through) == 104);
     assert!(offset_of!(ArchivedFrameHeader, body_length) == 112);
     assert!(offset_of!(ArchivedFrameHeader, body_crc) == 116);
-    assert!(offset_of!(ArchivedFrameHeader, spare) == 120);
+    assert!(offset_of!(ArchivedFrameHeader, tombstones_until) == 120);
 };
 
 const CRC_AT: usize = offset_of!(ArchivedFrameHeader, header_crc);
@@ -158,6 +161,12 @@ impl FrameHeader {
     #[must_use]
     pub fn end_offset(&self) -> u64 {
         self.base_offset + u64::from(self.offset_span)
+    }
+
+    /// Whether nothing is left of the offsets it covers: readers go on behind it.
+    #[must_use]
+    pub fn is_gap(&self) -> bool {
+        self.flags & flags::COMPACTED != 0 && self.record_count == 0 && self.body_length == 0
     }
 
     /// A checked header as a value.

@@ -6,6 +6,7 @@
 
 pub mod acks;
 pub mod checksum;
+pub mod compaction;
 pub mod config;
 pub mod error;
 pub mod frame;

@@ -91,6 +91,17 @@ pub const PRODUCER_IDS_BLOCK: u64 = 1_000;
 pub const PRODUCER_OPENS_PENDING_MAX: usize = 10_000;
 /// Partitions whose retention and producers are looked at before other work gets its turn.
 pub const RETENTION_PARTITIONS_PER_TURN: usize = 64;
+
+/// Keys that one pass of compaction remembers, 24 bytes each and room for a third more; one batch alone may
+/// have more. A partition with more keys is compacted in several passes.
+pub const COMPACTION_KEYS_MAX: usize = 768 * 1024;
+/// Partitions of a shard that wait for compaction.
+pub const COMPACTIONS_WAITING_MAX: usize = 64;
+/// Bytes of frames that compaction looks at before other work gets its turn, unless one batch alone is larger.
+pub const COMPACTION_TURN_BYTES_MAX: usize = 128 * 1024;
+/// Pause of compaction between two turns on an idle shard, and on one that is writing.
+pub const COMPACTION_PAUSE_MS: u64 = 1;
+pub const COMPACTION_PAUSE_BUSY_MS: u64 = 4;
 /// Names of topics in one answer.
 pub const TOPIC_LIST_COUNT_MAX: u32 = 1_000;
 

@@ -5,6 +5,7 @@
 //! compaction use it; the broker's own path never does more than the cheap header check. Must never do I/O,
 //! read a clock, or trust a length it was given.
 
+pub mod compact;
 pub mod frames;
 pub mod kafka;
 pub mod native;

@@ -232,6 +232,7 @@ fn checkpoint() -> Vec<u8> {
         runs: 1,
         last_run_crc: 3,
         sealed: false,
+        compacted: false,
     };
     let partition = PartitionState {
         partition: PartitionId(1),

@@ -3,8 +3,10 @@
 
 use bytes::Bytes;
 use martlet_core::{FrameHeader, Lsn, Offset, PartitionId, Refusal};
+use martlet_formats::compact::{Compactor, Times};
 use martlet_shard::Engine;
-use martlet_shard::log::{Extent, Log, NoteKind, SegmentFacts, WriteClass};
+use martlet_shard::log::{CompactionAsk, Extent, Log, NoteKind, SegmentFacts, WriteClass};
+use martlet_wal::compact::Compaction;
 use martlet_wal::{ReplayItem, Store};
 
 /// A store, as the engine sees it.
@@ -55,12 +57,20 @@ impl Log for EngineLog<'_> {
             bytes: facts.bytes,
             timestamp_max: facts.timestamp_max,
             sealed: facts.sealed,
+            compacted: facts.compacted,
+            compactable: facts.compactable,
         };
         self.0.segments(partition).into_iter().map(same).collect()
     }
 
     fn durable(&self) -> Lsn {
         self.0.durable()
+    }
+
+    fn compact(&mut self, ask: CompactionAsk) -> bool {
+        let CompactionAsk { partition, dirty_from, upto, now_ms, tombstones_ms } = ask;
+        let filter = Box::new(Compactor::new(Times { now: now_ms, tombstones_ms }));
+        self.0.compact(Compaction { partition, dirty_from, upto, filter })
     }
 
     fn set_segment_bytes(&mut self, partition: PartitionId, bytes: u64) {

@@ -30,6 +30,12 @@ const NEEDED: &[&str] = &[
     "wal_big_runs_total",
     "wal_big_run_bytes_total",
     "wal_big_runs_undone_total",
+    // Compaction.
+    "compactions_total",
+    "compactions_failed_total",
+    "compaction_read_bytes_total",
+    "compaction_written_bytes_total",
+    "compaction_dropped_records_total",
     // Cache, busy time, hops, copies.
     "wal_cache_hits_total",
     "wal_cache_misses_total",

@@ -20,6 +20,7 @@ pub mod testing;
 mod calls;
 mod codec;
 mod commit;
+mod compaction;
 mod cursor;
 mod dedup;
 mod metadata_log;

@@ -37,7 +37,7 @@ pub struct Extent {
 }
 
 /// One segment, for retention.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SegmentFacts {
     pub base_offset: Offset,
     pub end_offset: Offset,
@@ -45,6 +45,24 @@ pub struct SegmentFacts {
     /// Largest record timestamp, wall milliseconds.
     pub timestamp_max: i64,
     pub sealed: bool,
+    /// Compaction has seen it, and everything before it.
+    pub compacted: bool,
+    /// Storage may compact it now.
+    pub compactable: bool,
+}
+
+/// What storage is asked to compact.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompactionAsk {
+    pub partition: PartitionId,
+    /// Base offset of the first segment that was not compacted yet.
+    pub dirty_from: Offset,
+    /// End of the last segment that may be compacted.
+    pub upto: Offset,
+    /// Wall milliseconds.
+    pub now_ms: i64,
+    /// How long deletes stay that are met for the first time.
+    pub tombstones_ms: u64,
 }
 
 /// The log of one shard.
@@ -69,6 +87,13 @@ pub trait Log {
     /// again after every start. A log without segments ignores it.
     fn set_segment_bytes(&mut self, partition: PartitionId, bytes: u64) {
         let _ = (partition, bytes);
+    }
+
+    /// Has a partition compacted in the background; `false` if it is under way, or cannot be now: it is asked
+    /// for again. A log without segments ignores it.
+    fn compact(&mut self, ask: CompactionAsk) -> bool {
+        let _ = ask;
+        false
     }
 
     /// Forgets a partition and frees its space once this is durable.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use martlet_core::limits::{RETENTION_PARTITIONS_PER_TURN, SHARD_PRODUCERS_MAX};
 use martlet_core::{Instant, Now, Offset, PartitionId};
 
+use crate::compaction;
 use crate::engine::Engine;
 use crate::log::{Log, SegmentFacts, WriteClass};
 use crate::settings::Settings;
@@ -90,7 +91,12 @@ impl Engine {
         let Some(partition) = self.partitions.get(&id) else { return };
         let Some(topic) = &partition.topic else { return };
         let segments = log.segments(id);
-        let end = removable(&segments, &topic.settings, partition.committed, now);
+        let (settings, committed) = (topic.settings, partition.committed);
+        if let Some(ask) = compaction::due(id, &segments, &settings, committed, now) {
+            log.compact(ask);
+        }
+        let Some(partition) = self.partitions.get(&id).filter(|_| settings.cleanup.deletes()) else { return };
+        let end = removable(&segments, &settings, committed, now);
         if let Some(end) = end.filter(|end| *end > partition.log_start) {
             self.trim(log, id, end);
         }
@@ -153,7 +159,14 @@ mod tests {
     use super::*;
 
     fn segment(base_offset: Offset, timestamp_max: i64, sealed: bool) -> SegmentFacts {
-        SegmentFacts { base_offset, end_offset: base_offset + 10, bytes: 100, timestamp_max, sealed }
+        SegmentFacts {
+            base_offset,
+            end_offset: base_offset + 10,
+            bytes: 100,
+            timestamp_max,
+            sealed,
+            ..SegmentFacts::default()
+        }
     }
 
     #[test]

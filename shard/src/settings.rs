@@ -24,6 +24,61 @@ pub struct Settings {
     pub segment_bytes: u64,
     /// Whose time records have.
     pub timestamps: Timestamps,
+    /// What becomes of old records.
+    pub cleanup: Cleanup,
+    /// Share of a partition's bytes, in thousandths, that was written since it was compacted last and from
+    /// which on it is compacted again.
+    pub compaction_dirty_permille: u16,
+    /// Records younger than this are not compacted. Milliseconds.
+    pub compaction_lag_min_ms: u64,
+    /// Records older than this are compacted whatever their share, once their segment is sealed; `None` =
+    /// never. Milliseconds.
+    pub compaction_lag_max_ms: Option<u64>,
+    /// How long deletes stay once compaction has met them. Milliseconds.
+    pub tombstone_time_ms: u64,
+}
+
+/// What becomes of old records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Cleanup {
+    /// Retention removes them.
+    #[default]
+    Delete,
+    /// The last record of each key stays.
+    Compact,
+    /// Both.
+    CompactDelete,
+}
+
+impl Cleanup {
+    #[must_use]
+    pub fn compacts(self) -> bool {
+        self != Cleanup::Delete
+    }
+
+    #[must_use]
+    pub fn deletes(self) -> bool {
+        self != Cleanup::Compact
+    }
+
+    fn parse(value: &str) -> Option<Cleanup> {
+        let mut parts: Vec<&str> = value.split(',').map(str::trim).collect();
+        parts.sort_unstable();
+        match parts[..] {
+            ["delete"] => Some(Cleanup::Delete),
+            ["compact"] => Some(Cleanup::Compact),
+            ["compact", "delete"] => Some(Cleanup::CompactDelete),
+            _ => None,
+        }
+    }
+
+    fn show(self) -> &'static str {
+        match self {
+            Cleanup::Delete => "delete",
+            Cleanup::Compact => "compact",
+            Cleanup::CompactDelete => "compact,delete",
+        }
+    }
 }
 
 /// Whose time records have, where the protocol leaves the choice to the broker.
@@ -43,13 +98,29 @@ impl Default for Settings {
             acks: Acks::Durable,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             timestamps: Timestamps::Producer,
+            cleanup: Cleanup::Delete,
+            compaction_dirty_permille: 500,
+            compaction_lag_min_ms: 0,
+            compaction_lag_max_ms: None,
+            tombstone_time_ms: DAY_MS,
         }
     }
 }
 
 /// Every key, in order.
-pub const KEYS: [&str; 6] =
-    ["acks", "batch_bytes_max", "retention_bytes", "retention_time", "segment_bytes", "timestamps"];
+pub const KEYS: [&str; 11] = [
+    "acks",
+    "batch_bytes_max",
+    "cleanup",
+    "compaction_dirty_ratio",
+    "compaction_lag_max",
+    "compaction_lag_min",
+    "retention_bytes",
+    "retention_time",
+    "segment_bytes",
+    "timestamps",
+    "tombstone_time",
+];
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
@@ -101,6 +172,36 @@ impl Settings {
             "timestamps" if reset || value == "producer" => self.timestamps = Timestamps::Producer,
             "timestamps" if value == "broker" => self.timestamps = Timestamps::Broker,
             "timestamps" => return Err(invalid(format!("timestamps is {value}: use producer or broker"))),
+            other => return self.set_compaction(other, value),
+        }
+        Ok(())
+    }
+
+    fn set_compaction(&mut self, key: &str, value: &str) -> Result<(), Refusal> {
+        let defaults = Settings::default();
+        let reset = value == "default";
+        match key {
+            "cleanup" if reset => self.cleanup = defaults.cleanup,
+            "cleanup" => {
+                self.cleanup = Cleanup::parse(value).ok_or_else(|| {
+                    invalid(format!("cleanup is {value}: use delete, compact or compact,delete"))
+                })?;
+            }
+            "compaction_dirty_ratio" if reset => {
+                self.compaction_dirty_permille = defaults.compaction_dirty_permille;
+            }
+            "compaction_dirty_ratio" => self.compaction_dirty_permille = permille(key, value)?,
+            "compaction_lag_max" if reset => self.compaction_lag_max_ms = defaults.compaction_lag_max_ms,
+            "compaction_lag_max" if value == "unlimited" => self.compaction_lag_max_ms = None,
+            "compaction_lag_max" => {
+                self.compaction_lag_max_ms = Some(time_within(key, value, 1, 36_500 * DAY_MS)?);
+            }
+            "compaction_lag_min" if reset => self.compaction_lag_min_ms = defaults.compaction_lag_min_ms,
+            "compaction_lag_min" => {
+                self.compaction_lag_min_ms = time_of(key, value, (0, 36_500 * DAY_MS), "")?;
+            }
+            "tombstone_time" if reset => self.tombstone_time_ms = defaults.tombstone_time_ms,
+            "tombstone_time" => self.tombstone_time_ms = time_of(key, value, (0, 36_500 * DAY_MS), "")?,
             unknown => return Err(unknown_key(unknown)),
         }
         Ok(())
@@ -113,6 +214,10 @@ impl Settings {
         let values = [
             self.acks.to_string(),
             show_bytes(u64::from(self.batch_bytes_max)),
+            self.cleanup.show().to_owned(),
+            show_permille(self.compaction_dirty_permille),
+            self.compaction_lag_max_ms.map_or_else(unlimited, show_time),
+            show_time(self.compaction_lag_min_ms),
             self.retention_bytes.map_or_else(unlimited, show_bytes),
             self.retention_time_ms.map_or_else(unlimited, show_time),
             show_bytes(self.segment_bytes),
@@ -120,6 +225,7 @@ impl Settings {
                 Timestamps::Producer => "producer".to_owned(),
                 Timestamps::Broker => "broker".to_owned(),
             },
+            show_time(self.tombstone_time_ms),
         ];
         KEYS.iter().map(|key| (*key).to_owned()).zip(values).collect()
     }
@@ -173,12 +279,31 @@ fn bytes_within(key: &str, text: &str, min: u64, max: u64) -> Result<u64, Refusa
 }
 
 fn time_within(key: &str, text: &str, min: u64, max: u64) -> Result<u64, Refusal> {
-    let value = parse_duration(text).map_err(|why| invalid(format!("{key}: {why}, or `unlimited`")))?;
+    time_of(key, text, (min, max), ", or `unlimited`")
+}
+
+fn time_of(key: &str, text: &str, (min, max): (u64, u64), or: &str) -> Result<u64, Refusal> {
+    let value = parse_duration(text).map_err(|why| invalid(format!("{key}: {why}{or}")))?;
     let value = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
     if (min..=max).contains(&value) {
         return Ok(value);
     }
-    Err(invalid(format!("{key} is {text}: use {} to {}, or `unlimited`", show_time(min), show_time(max))))
+    Err(invalid(format!("{key} is {text}: use {} to {}{or}", show_time(min), show_time(max))))
+}
+
+/// A number from 0 to 1 in thousandths; what is finer is rounded.
+fn permille(key: &str, text: &str) -> Result<u16, Refusal> {
+    let value: Option<f64> = text.trim().parse().ok();
+    match value.filter(|value| (0.0..=1.0).contains(value)) {
+        Some(value) => Ok((value * 1000.0).round() as u16),
+        None => Err(invalid(format!("{key} is {text}: use a number from 0 to 1"))),
+    }
+}
+
+fn show_permille(permille: u16) -> String {
+    let text = format!("{}.{:03}", permille / 1000, permille % 1000);
+    let text = text.trim_end_matches('0');
+    text.strip_suffix('.').map_or_else(|| text.to_owned(), |whole| format!("{whole}.0"))
 }
 
 fn show_time(ms: u64) -> String {
@@ -198,13 +323,21 @@ mod tests {
             ("acks", "memory"),
             ("segment_bytes", "64MiB"),
             ("timestamps", "broker"),
+            ("cleanup", "delete, compact"),
+            ("compaction_dirty_ratio", "0.125"),
+            ("compaction_lag_min", "0s"),
+            ("compaction_lag_max", "2h"),
+            ("tombstone_time", "36h"),
         ])
         .unwrap();
         assert_eq!(settings.retention_time_ms, Some(5_400_000));
         assert_eq!(settings.retention_bytes, Some(10 << 30));
         assert_eq!(settings.batch_bytes_max, 1_000_000);
         let shown = settings.show();
-        assert_eq!(shown[3], ("retention_time".into(), "90m".into()));
+        assert_eq!(shown[7], ("retention_time".into(), "90m".into()));
+        assert_eq!(shown[2], ("cleanup".into(), "compact,delete".into()));
+        assert_eq!(shown[3].1, "0.125");
+        assert!(settings.cleanup.compacts() && settings.cleanup.deletes());
         assert_eq!(shown[1].1, "1MB");
         assert_eq!(Settings::with([("retention_time", "unlimited")]).unwrap().retention_time_ms, None);
         let again = Settings::with(shown.iter().map(|(k, v)| (k.as_str(), v.as_str()))).unwrap();
@@ -222,6 +355,9 @@ mod tests {
             ("retention_time", "0s", "1ms"),
             ("retention_bytes", "99999999999TiB", "too large"),
             ("segment_bytes", "", "64MiB"),
+            ("cleanup", "none", "compact,delete"),
+            ("compaction_dirty_ratio", "1.5", "from 0 to 1"),
+            ("compaction_lag_min", "unlimited", "7d"),
             ("timestamps", "mine", "producer or broker"),
         ] {
             let refusal = Settings::with([(key, value)]).unwrap_err();

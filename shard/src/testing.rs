@@ -206,6 +206,7 @@ impl Log for MemoryLog {
             bytes: chunk.iter().map(|(_, body)| 128 + body.len() as u64).sum(),
             timestamp_max: chunk.iter().map(|(header, _)| header.timestamp_max).max().unwrap_or(0),
             sealed: chunk.len() == self.segment_frames,
+            ..SegmentFacts::default()
         };
         self.frames(partition).chunks(self.segment_frames).map(facts).collect()
     }

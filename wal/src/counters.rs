@@ -65,6 +65,14 @@ pub struct Counters {
     /// Of flushes, padding included.
     pub flush_sizes: SizeBuckets,
     pub marks: u64,
+    /// Passes of compaction that ended well, and those that were given up.
+    pub compactions: u64,
+    pub compactions_failed: u64,
+    /// Bytes of segments that compaction read and wrote.
+    pub compaction_read_bytes: u64,
+    pub compaction_written_bytes: u64,
+    /// Records that compaction took away.
+    pub compaction_dropped_records: u64,
     /// From issue to completion of write and sync.
     pub flush_latency: LatencyBuckets,
     /// Bytes of frames logged again.

@@ -16,7 +16,7 @@ use crate::index::IoIds;
 use crate::io::{IoId, IoOutcome, IoRequest};
 
 /// Owner of these requests in an [`IoId`].
-const SCRIPT_OWNER: u8 = 0x10;
+pub(crate) const SCRIPT_OWNER: u8 = 0x10;
 
 #[derive(Debug, Default)]
 struct Desk {

@@ -2,8 +2,9 @@
 //! by time, transcoding and compaction; never on the way of a produce or a fetch.
 
 use bytes::Bytes;
+use martlet_core::checksum::crc32c_of;
 
-use super::header::{BATCH_HEADER_BYTES, KafkaBatchHeader};
+use super::header::{BATCH_HEADER_BYTES, CRC_FROM, KafkaBatchHeader};
 use super::{KafkaBatchError, KafkaCodec, varint};
 
 /// An opened batch.
@@ -32,6 +33,43 @@ impl KafkaBatch {
     #[must_use]
     pub fn header(&self) -> &KafkaBatchHeader {
         &self.header
+    }
+
+    /// The batch with those records only for which `keep` says so, at their offsets, as large a range as
+    /// before, compressed as it was; nothing if none is left. The header that comes with the bytes is theirs.
+    pub fn retain(
+        &self,
+        mut keep: impl FnMut(&KafkaRecordView<'_>) -> bool,
+    ) -> Option<(KafkaBatchHeader, Bytes)> {
+        let mut header = self.header;
+        let mut records = Vec::with_capacity(self.records.len() / 2);
+        let (mut count, mut max_timestamp) = (0, i64::MIN);
+        let mut rest: &[u8] = &self.records;
+        for _ in 0..self.header.record_count {
+            let from = rest;
+            let Ok(record) = take_record(&mut rest, &self.header) else { break };
+            if keep(&record) {
+                count += 1;
+                max_timestamp = max_timestamp.max(record.timestamp);
+                records.extend_from_slice(&from[..from.len() - rest.len()]);
+            }
+        }
+        if count == 0 {
+            return None;
+        }
+        header.record_count = count;
+        header.max_timestamp = max_timestamp;
+        let codec = header.codec().unwrap_or_default();
+        let packed = if codec == KafkaCodec::None { None } else { codec.compress(&records) };
+        if packed.is_none() {
+            header.attributes &= !super::header::attributes::CODEC;
+        }
+        let records = packed.unwrap_or(records);
+        header.crc = crc32c_of(&[&header.encode(records.len())[CRC_FROM..], &records]);
+        let mut body = Vec::with_capacity(BATCH_HEADER_BYTES + records.len());
+        body.extend_from_slice(&header.encode(records.len()));
+        body.extend_from_slice(&records);
+        Some((header, Bytes::from(body)))
     }
 
     /// The records in order.

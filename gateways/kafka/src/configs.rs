@@ -23,6 +23,10 @@ enum Meaning {
     /// In bytes; -1 = unlimited.
     Bytes(&'static str),
     TimestampType(&'static str),
+    /// In milliseconds; the largest number = unlimited, if it can be.
+    Lag(&'static str),
+    /// Written alike.
+    Same(&'static str),
     /// It cannot be changed.
     Fixed(&'static str),
 }
@@ -42,17 +46,17 @@ const fn config(name: &'static str, kind: Type, meaning: Meaning, doc: &'static 
 
 /// Every name that is known, in order.
 pub(crate) const CONFIGS: &[Config] = &[
-    config("cleanup.policy", Type::List, Meaning::Fixed("delete"), "old records are deleted, not compacted"),
+    config("cleanup.policy", Type::List, Meaning::Same("cleanup"), "what becomes of old records"),
     config("compression.type", Type::Text, Meaning::Fixed("producer"), "batches stay as they were sent"),
-    config("delete.retention.ms", Type::Long, Meaning::Fixed("86400000"), "nothing is compacted"),
+    config("delete.retention.ms", Type::Long, Meaning::Lag("tombstone_time"), "how long deletes stay"),
     config("file.delete.delay.ms", Type::Long, Meaning::Fixed("0"), "space is given back at once"),
     config("flush.messages", Type::Long, Meaning::Fixed("1"), "every acknowledged batch is synced"),
     config("flush.ms", Type::Long, Meaning::Fixed("0"), "every acknowledged batch is synced"),
     config(
         "max.compaction.lag.ms",
         Type::Long,
-        Meaning::Fixed("9223372036854775807"),
-        "nothing is compacted",
+        Meaning::Lag("compaction_lag_max"),
+        "age from which on records are compacted",
     ),
     config("max.message.bytes", Type::Int, Meaning::Bytes("batch_bytes_max"), "largest batch"),
     config(
@@ -61,8 +65,18 @@ pub(crate) const CONFIGS: &[Config] = &[
         Meaning::TimestampType("timestamps"),
         "whose time records have",
     ),
-    config("min.cleanable.dirty.ratio", Type::Double, Meaning::Fixed("0.5"), "nothing is compacted"),
-    config("min.compaction.lag.ms", Type::Long, Meaning::Fixed("0"), "nothing is compacted"),
+    config(
+        "min.cleanable.dirty.ratio",
+        Type::Double,
+        Meaning::Same("compaction_dirty_ratio"),
+        "share that is not compacted yet",
+    ),
+    config(
+        "min.compaction.lag.ms",
+        Type::Long,
+        Meaning::Lag("compaction_lag_min"),
+        "age up to which nothing is compacted",
+    ),
     config("min.insync.replicas", Type::Int, Meaning::Fixed("1"), "one node holds a partition"),
     config("preallocate", Type::Boolean, Meaning::Fixed("false"), "segments grow as they are written"),
     config("retention.bytes", Type::Long, Meaning::Bytes("retention_bytes"), "bytes that are kept"),
@@ -92,9 +106,11 @@ impl Config {
     /// The setting it stands for.
     pub(crate) fn setting(&self) -> Option<&'static str> {
         match self.meaning {
-            Meaning::Milliseconds(setting) | Meaning::Bytes(setting) | Meaning::TimestampType(setting) => {
-                Some(setting)
-            }
+            Meaning::Milliseconds(setting)
+            | Meaning::Bytes(setting)
+            | Meaning::TimestampType(setting)
+            | Meaning::Lag(setting)
+            | Meaning::Same(setting) => Some(setting),
             Meaning::Fixed(_) => None,
         }
     }
@@ -113,6 +129,11 @@ impl Config {
             Meaning::Bytes(setting) => {
                 parse_bytes(value(setting)).map_or_else(|_| UNLIMITED.to_owned(), |bytes| bytes.to_string())
             }
+            Meaning::Lag(setting) => {
+                let duration = parse_duration(value(setting));
+                duration.map_or_else(|_| i64::MAX.to_string(), |duration| duration.as_millis().to_string())
+            }
+            Meaning::Same(setting) => value(setting).to_owned(),
             Meaning::TimestampType(setting) => match value(setting) {
                 "broker" => "LogAppendTime".to_owned(),
                 _ => "CreateTime".to_owned(),
@@ -143,6 +164,12 @@ impl Config {
                 ..0 => change(setting, NO_BOUND.to_owned()),
                 bytes => change(setting, format!("{bytes}B")),
             },
+            Meaning::Lag(setting) => match number()? {
+                ..0 => Err(format!("{} is {value:?}: use a whole number", self.name)),
+                i64::MAX => change(setting, NO_BOUND.to_owned()),
+                ms => change(setting, format!("{ms}ms")),
+            },
+            Meaning::Same(setting) => change(setting, value.to_owned()),
             Meaning::TimestampType(setting) => match value {
                 "CreateTime" => change(setting, "producer".to_owned()),
                 "LogAppendTime" => change(setting, "broker".to_owned()),
@@ -196,7 +223,10 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused_with_words() {
         let refused = |name: &str, value: &str| changes([(name, Some(value))].into_iter()).unwrap_err();
-        assert!(refused("cleanup.policy", "compact").contains("cannot be changed"));
+        assert!(refused("preallocate", "true").contains("cannot be changed"));
+        assert!(refused("min.compaction.lag.ms", "-1").contains("whole number"));
+        let compact = changes([("cleanup.policy", Some("compact,delete"))].into_iter()).unwrap();
+        assert_eq!(compact, [("cleanup".to_owned(), "compact,delete".to_owned())]);
         assert!(refused("retention.ms", "a week").contains("whole number"));
         assert!(refused("retention.m", "1").contains("unknown"));
         let unlimited = changes([("retention.ms", Some("-1"))].into_iter()).unwrap();

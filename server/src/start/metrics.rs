@@ -70,6 +70,17 @@ const COUNTERS: &[(&str, &str, ReadNumber)] = &[
     ("martlet_wal_checkpoint_bytes", "bytes of checkpoints", |s| s.log.checkpoint_bytes),
     ("martlet_wal_cache_hits", "frames served from written buffers", |s| s.log.cache_hits),
     ("martlet_wal_cache_misses", "frames or runs read from disk", |s| s.log.cache_misses),
+    ("martlet_compactions", "passes of compaction over a partition", |s| s.log.compactions),
+    ("martlet_compactions_failed", "passes that were given up", |s| s.log.compactions_failed),
+    ("martlet_compaction_read_bytes", "bytes of segments that compaction read", |s| {
+        s.log.compaction_read_bytes
+    }),
+    ("martlet_compaction_written_bytes", "bytes of segments that compaction wrote", |s| {
+        s.log.compaction_written_bytes
+    }),
+    ("martlet_compaction_dropped_records", "records that compaction took away", |s| {
+        s.log.compaction_dropped_records
+    }),
     ("martlet_wal_segments_freed", "segments deleted", |s| s.log.segments_freed),
     ("martlet_wal_refused", "writes refused because the log was at a bound", |s| s.log.refused),
     ("martlet_executor_turns", "turns of tasks", |s| s.executor.turns.iter().sum()),

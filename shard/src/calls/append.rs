@@ -4,6 +4,7 @@ use martlet_core::checksum::crc32c;
 use martlet_core::frame::{flags, format};
 use martlet_core::limits::BATCH_RECORDS_MAX;
 use martlet_core::{Acks, ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Lsn, Now, ProducerId, Refusal};
+use martlet_formats::compact::has_keys;
 
 use crate::api::{Append, CallContext, CallToken, Reply};
 use crate::dedup::{Remembered, Sequence, Verdict};
@@ -52,6 +53,7 @@ impl Engine {
         if !append.crc_is_verified {
             check_body(&append)?;
         }
+        check_keys(&append, &topic.settings)?;
         log.admit(append.partition, bytes, WriteClass::Records)?;
         if let Some(sequence) = sequence {
             self.make_room_for(sequence, append.partition)?;
@@ -231,6 +233,22 @@ fn check_body(append: &Append) -> Result<(), Refusal> {
              send it again",
             append.body_crc
         ),
+    ))
+}
+
+/// Records of a compacted topic have keys. The one place where a body is opened on its way into the log.
+fn check_keys(append: &Append, settings: &Settings) -> Result<(), Refusal> {
+    if !settings.cleanup.compacts() {
+        return Ok(());
+    }
+    let why = match has_keys(append.format, &append.body) {
+        Some(true) => return Ok(()),
+        Some(false) => "has a record without a key",
+        None => "cannot be read",
+    };
+    Err(Refusal::new(
+        ErrorCode::InvalidArgument,
+        format!("the batch {why}, and the topic keeps the last record of each key: give every record one"),
     ))
 }
 

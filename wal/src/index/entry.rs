@@ -114,6 +114,8 @@ pub struct Segment {
     /// Checksum of the last run header, for the chain; 0 before the first.
     pub last_run_crc: u32,
     pub sealed: bool,
+    /// Compaction has seen it, and everything before it: no key is twice in what they hold.
+    pub compacted: bool,
     /// Bytes known to be allocated to the file; 0 if that is not known in this process.
     pub allocated: u64,
     /// Generation of the last checkpoint captured before this segment changed: later ones know it as it is.
@@ -136,6 +138,7 @@ impl Segment {
             runs: 0,
             last_run_crc: 0,
             sealed: false,
+            compacted: false,
             allocated: 0,
             changed_at: 0,
             index: Some(Box::default()),

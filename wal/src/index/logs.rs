@@ -8,6 +8,7 @@ use super::eager::Eager;
 use super::entry::{FrameEntry, RunEntry};
 use super::gather::Gather;
 use super::partition::{Extent, PartitionLog, SegmentFacts, WrittenRuns};
+use super::replace::Superseded;
 use super::retire::Retiring;
 use crate::io::SegmentName;
 
@@ -57,6 +58,7 @@ pub struct PartitionLogs {
     pub(super) eager: Eager,
     pub(super) gather: Gather,
     pub(super) retiring: VecDeque<Retiring>,
+    pub(super) superseded: Vec<Superseded>,
     /// Sealed segments whose runs are in memory, oldest load first, and how many runs they have together.
     loaded: VecDeque<(PartitionId, Offset, usize)>,
     loaded_runs: usize,
@@ -103,10 +105,11 @@ impl PartitionLogs {
         self.logs.is_empty()
     }
 
-    /// Segments of a partition, oldest first; none if it is not open.
+    /// Segments of a partition, oldest first; none if it is not open. `generation` is that of the last durable
+    /// checkpoint.
     #[must_use]
-    pub fn segments(&self, partition: PartitionId) -> Vec<SegmentFacts> {
-        self.logs.get(&partition).map(PartitionLog::facts).unwrap_or_default()
+    pub fn segments(&self, partition: PartitionId, generation: u64) -> Vec<SegmentFacts> {
+        self.logs.get(&partition).map(|log| log.facts(generation)).unwrap_or_default()
     }
 
     /// Changes the size at which this partition's segments are sealed; 0 means the default.
@@ -184,14 +187,20 @@ impl PartitionLogs {
 
     fn retire(&mut self, names: Vec<SegmentName>, after: Lsn) {
         for name in names {
-            let is_it =
-                |held: &(PartitionId, Offset, usize)| (held.0, held.1) == (name.partition, name.base_offset);
-            if let Some((_, _, runs)) =
-                self.loaded.iter().position(is_it).and_then(|at| self.loaded.remove(at))
-            {
-                self.loaded_runs -= runs;
+            let is_held = self.logs.get(&name.partition).is_some_and(|log| log.holds(name.base_offset));
+            if !is_held {
+                self.unload_replaced(name);
             }
             self.retiring.push_back(Retiring::Segment { name, after });
+        }
+    }
+
+    /// The runs in memory of a segment that is not there any more do not count.
+    pub(super) fn unload_replaced(&mut self, name: SegmentName) {
+        let is_it =
+            |held: &(PartitionId, Offset, usize)| (held.0, held.1) == (name.partition, name.base_offset);
+        if let Some((_, _, runs)) = self.loaded.iter().position(is_it).and_then(|at| self.loaded.remove(at)) {
+            self.loaded_runs -= runs;
         }
     }
 
@@ -344,14 +353,22 @@ impl PartitionLogs {
         let Some(log) = self.logs.get_mut(&partition) else { return };
         log.unswept = false;
         let mut stray = Vec::new();
-        for (name, _) in found {
+        let mut replaced = Vec::new();
+        for (name, bytes) in found {
             let held = log.segments.iter().any(|segment| segment.name(partition) == *name);
             if !held && name.partition == partition {
                 log.generation = log.generation.max(name.generation.saturating_add(1));
-                stray.push(*name);
+                if name.base_offset < log.settled_end() {
+                    replaced.push((*name, *bytes));
+                } else {
+                    stray.push(*name);
+                }
             }
         }
         self.retire(stray, Lsn(0));
+        for (name, bytes) in replaced {
+            self.supersede(name, bytes);
+        }
     }
 
     /// Forgets frames that were found damaged: readers meet a hole.

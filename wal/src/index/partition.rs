@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use martlet_core::{Epoch, Offset, PartitionId};
 
 use super::entry::{FrameEntry, RunEntry, Segment};
+use super::logs::PartitionLogs;
 use crate::io::SegmentName;
 
 /// Where a partition's log begins and ends, staged bytes included.
@@ -26,6 +27,10 @@ pub struct SegmentFacts {
     /// Largest record timestamp, wall milliseconds.
     pub timestamp_max: i64,
     pub sealed: bool,
+    /// Compaction has seen it, and everything before it.
+    pub compacted: bool,
+    /// It may be compacted: both checkpoints know it as it is.
+    pub compactable: bool,
 }
 
 /// Where an offset is.
@@ -166,6 +171,11 @@ impl PartitionLog {
         self.segments.last().map_or(0, |segment| segment.end_offset)
     }
 
+    /// Whether a segment begins at this offset.
+    pub(super) fn holds(&self, base_offset: Offset) -> bool {
+        self.segments.binary_search_by_key(&base_offset, |segment| segment.base_offset).is_ok()
+    }
+
     /// Where `offset` is.
     #[must_use]
     pub fn locate(&self, offset: Offset) -> Located {
@@ -197,9 +207,9 @@ impl PartitionLog {
         end.min(self.next_offset)
     }
 
-    /// Segments oldest first; what is only in the ring counts as one unsealed segment.
+    /// Segments oldest first, `generation` being the last durable checkpoint; what is only in the ring counts as one unsealed segment.
     #[must_use]
-    pub fn facts(&self) -> Vec<SegmentFacts> {
+    pub fn facts(&self, generation: u64) -> Vec<SegmentFacts> {
         let mut facts: Vec<SegmentFacts> = self
             .segments
             .iter()
@@ -209,6 +219,8 @@ impl PartitionLog {
                 bytes: segment.frame_bytes,
                 timestamp_max: segment.timestamp_max,
                 sealed: segment.sealed,
+                compacted: segment.compacted,
+                compactable: !self.fenced && PartitionLogs::is_kept(segment, generation),
             })
             .collect();
         if let (Some(first), Some(last)) = (self.unsettled.front(), self.unsettled.back()) {
@@ -218,6 +230,8 @@ impl PartitionLog {
                 bytes: self.unsettled_bytes,
                 timestamp_max: self.unsettled_timestamp_max,
                 sealed: false,
+                compacted: false,
+                compactable: false,
             });
         }
         facts

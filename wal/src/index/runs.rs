@@ -232,6 +232,6 @@ impl PartitionLog {
 }
 
 /// Whether one of the last two checkpoints may not know the segment as it is.
-fn is_news(segment: &Segment, generation: u64) -> bool {
+pub(super) fn is_news(segment: &Segment, generation: u64) -> bool {
     segment.changed_at + 2 > generation
 }

@@ -24,6 +24,8 @@ pub const CHECKPOINT_VERSION: u8 = 1;
 /// Length of the header.
 pub const CHECKPOINT_HEADER_BYTES: usize = 64;
 
+/// State of a segment that is sealed and compacted; 0 is neither, 1 sealed.
+const COMPACTED: u8 = 2;
 /// Flag of the header: [`Checkpoint::lost_records`].
 const LOST_RECORDS: u8 = 1;
 
@@ -76,6 +78,8 @@ pub struct SegmentState {
     pub runs: u32,
     pub last_run_crc: u32,
     pub sealed: bool,
+    /// Compaction has seen it, and everything before it.
+    pub compacted: bool,
 }
 
 impl SegmentState {
@@ -91,6 +95,7 @@ impl SegmentState {
             runs: segment.runs,
             last_run_crc: segment.last_run_crc,
             sealed: segment.sealed,
+            compacted: segment.compacted,
         }
     }
 
@@ -107,6 +112,7 @@ impl SegmentState {
             runs: self.runs,
             last_run_crc: self.last_run_crc,
             sealed: self.sealed,
+            compacted: self.compacted,
             allocated: 0,
             changed_at: 0,
             index: None,
@@ -321,11 +327,15 @@ fn encode_segment(out: &mut Vec<u8>, segment: &SegmentState) {
     out.put_u32(segment.generation);
     out.put_u32(segment.runs);
     out.put_u32(segment.last_run_crc);
-    out.put_u8(u8::from(segment.sealed));
+    out.put_u8(match (segment.sealed, segment.compacted) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => COMPACTED,
+    });
 }
 
 fn decode_segment(fields: &mut Fields<'_>) -> Result<SegmentState, CheckpointError> {
-    Ok(SegmentState {
+    let mut segment = SegmentState {
         base_offset: fields.u64()?,
         end_offset: fields.u64()?,
         length: fields.u64()?,
@@ -334,12 +344,16 @@ fn decode_segment(fields: &mut Fields<'_>) -> Result<SegmentState, CheckpointErr
         generation: fields.u32()?,
         runs: fields.u32()?,
         last_run_crc: fields.u32()?,
-        sealed: match fields.u8()? {
-            0 => false,
-            1 => true,
-            _ => return Err(CheckpointError::Field { field: "sealed" }),
-        },
-    })
+        sealed: false,
+        compacted: false,
+    };
+    (segment.sealed, segment.compacted) = match fields.u8()? {
+        0 => (false, false),
+        1 => (true, false),
+        COMPACTED => (true, true),
+        _ => return Err(CheckpointError::Field { field: "sealed" }),
+    };
+    Ok(segment)
 }
 
 fn decode_partition(fields: &mut Fields<'_>) -> Result<PartitionState, CheckpointError> {
@@ -379,6 +393,7 @@ mod tests {
             runs: 2,
             last_run_crc: 0x0102_0304,
             sealed,
+            compacted: false,
         };
         let state = |partition, segments| PartitionState {
             partition: PartitionId(partition),

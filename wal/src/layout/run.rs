@@ -309,6 +309,8 @@ pub struct RunFrame {
     pub base_offset: Offset,
     pub end_offset: Offset,
     pub timestamp_max: i64,
+    /// Nothing is left of its offsets.
+    pub is_gap: bool,
     /// Places in the bytes of the run.
     pub header_at: u32,
     pub body_at: u32,
@@ -350,6 +352,7 @@ pub fn parse_run(bytes: &[u8], entry: &RunEntry, partition: PartitionId, check_b
             base_offset: header.base_offset,
             end_offset: header.end_offset(),
             timestamp_max: header.timestamp_max,
+            is_gap: header.is_gap(),
             header_at: (RUN_HEADER_BYTES + index * FRAME_HEADER_BYTES) as u32,
             body_at: body_at as u32,
             body_length: body_length as u32,

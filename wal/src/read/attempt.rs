@@ -151,7 +151,11 @@ impl<'a> Attempt<'a> {
                 Ok(Gather::On(next)) => at = next,
                 Ok(Gather::Enough) => break,
                 Ok(Gather::End(end)) if frames.is_empty() => return Ok(end),
-                Err(missing) if frames.is_empty() => return Err(missing),
+                Err(missing) if frames.is_empty() => {
+                    // Compaction left nothing up to here: the next try need not fetch that again.
+                    *self.target = Target::Offset { partition, from: at, upto, bytes_max };
+                    return Err(missing);
+                }
                 Ok(Gather::End(_)) | Err(_) => break,
             }
         }
@@ -274,9 +278,12 @@ impl<'a> Attempt<'a> {
             if frame.end_offset > upto || (!frames.is_empty() && length > *left) {
                 return Ok(Gather::Enough);
             }
+            next = frame.end_offset;
+            if frame.is_gap {
+                continue;
+            }
             *left = left.saturating_sub(length);
             frames.push(parts_of_run(&cached, frame));
-            next = frame.end_offset;
         }
         if next < run.end_offset() {
             return Ok(Gather::End(ReadEnd::Hole { next_offset: run.end_offset() }));
@@ -307,7 +314,8 @@ impl<'a> Attempt<'a> {
                 }
                 let cached = self.run_at(name, runs, index, 0)?;
                 let found = cached.frames.iter().find(|frame| {
-                    frame.timestamp_max >= time && frame.end_offset > from && frame.end_offset <= upto
+                    let is_inside = frame.end_offset > from && frame.end_offset <= upto;
+                    !frame.is_gap && is_inside && frame.timestamp_max >= time
                 });
                 if let Some(frame) = found {
                     return Ok(ReadEnd::Frames(vec![parts_of_run(&cached, frame)]));

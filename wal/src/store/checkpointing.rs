@@ -117,7 +117,7 @@ impl Store {
             return false;
         }
         let capacity = self.shape.capacity();
-        if self.news_bytes >= capacity / NEWS_SHARE {
+        if self.news_bytes >= capacity / NEWS_SHARE || self.superseded_wants_checkpoint() {
             return true;
         }
         // What a checkpoint frees ends where a flush starts; less is no gain, or it would be wanted for ever.
@@ -203,6 +203,7 @@ impl Store {
                 }
                 let (start, bytes) = (ring_start.position, data.len() as u64);
                 self.checkpointing.finish(start);
+                self.logs.free_superseded(self.checkpointing.generation());
                 self.counters.checkpoints += 1;
                 self.counters.checkpoint_bytes += bytes;
                 let freed = self.checkpointing.freed().max(self.ring.freed_through());

@@ -11,6 +11,7 @@ use crate::index::IoIds;
 use crate::io::{FileId, IoFault, IoId, IoOutcome, IoRequest};
 use crate::layout::record;
 use crate::ring::files::FILES_OWNER;
+use crate::script::SCRIPT_OWNER;
 
 /// Owner of flushes in an [`IoId`].
 const RING_OWNER: u8 = 0x01;
@@ -35,6 +36,7 @@ impl Store {
             .or_else(|| self.poll_ballast(now.instant))
             .or_else(|| self.poll_settle(now))
             .or_else(|| self.retirer.poll(&mut self.logs, &mut self.ids, self.ring.durable()))
+            .or_else(|| self.poll_compaction(now))
     }
 
     pub(super) fn poll_ring(&mut self, now: Instant) -> Option<(IoId, IoRequest)> {
@@ -68,8 +70,10 @@ impl Store {
             BALLAST_OWNER => self.complete_ballast(id, &outcome, now.instant),
             IoIds::SETTLE => self.complete_settle(id, outcome),
             IoIds::RETIRE => self.retirer.complete(&mut self.logs, id, &outcome),
+            SCRIPT_OWNER => self.complete_compaction(id, outcome),
             _ => {}
         }
+        self.switch_segments(now);
     }
 
     fn complete_flush(&mut self, id: IoId, outcome: &IoOutcome, now: Instant) {
@@ -107,10 +111,8 @@ impl Store {
             Ballast::Gone(at) => Some(at),
             _ => None,
         };
-        [self.mark_at, self.reread_at, self.files.retry_at(), self.checkpointing.retry_at(), ballast]
-            .into_iter()
-            .flatten()
-            .min()
+        let files = [self.files.retry_at(), self.checkpointing.retry_at(), ballast];
+        [self.mark_at, self.reread_at, self.compaction_timer()].into_iter().chain(files).flatten().min()
     }
 
     /// Does what was due by now. Other timers only make [`Store::poll_io`] yield requests again.

@@ -10,6 +10,7 @@
 
 mod admission;
 mod checkpointing;
+mod compaction;
 mod drive;
 mod moving;
 mod runs;
@@ -48,6 +49,7 @@ use crate::ring::Ring;
 use crate::ring::files::RingFiles;
 use crate::settle::Settler;
 use checkpointing::Checkpointing;
+use compaction::Compacting;
 
 /// What the log can do now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +75,7 @@ pub struct Store {
     files: RingFiles,
     checkpointing: Checkpointing,
     settler: Settler,
+    compacting: Compacting,
     reader: Reader,
     retirer: Retirer,
     counters: Counters,
@@ -135,6 +138,7 @@ impl Store {
             settler: seams::settler(shape, &config),
             reader: seams::reader(shape, &config),
             retirer: Retirer::default(),
+            compacting: Compacting::default(),
             checkpointing: Checkpointing::new(slots),
             counters: Counters { ring_bytes: shape.capacity(), ..Counters::default() },
             refused: Cell::new(0),
@@ -264,7 +268,7 @@ impl Store {
     /// Segments of a partition, oldest first; what is only in the ring counts as one unsealed segment.
     #[must_use]
     pub fn segments(&self, partition: PartitionId) -> Vec<SegmentFacts> {
-        self.logs.segments(partition)
+        self.logs.segments(partition, self.checkpointing.generation())
     }
 
     /// Changes the size at which this partition's segments are sealed; 0 means the default.

@@ -35,7 +35,12 @@ struct Refused(ResponseError, String);
 
 impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Refused {
-        Refused(errors::of(refusal.code), refusal.detail)
+        // What is wrong with a batch is wrong with its records.
+        let error = match refusal.code {
+            ErrorCode::InvalidArgument => ResponseError::InvalidRecord,
+            code => errors::of(code),
+        };
+        Refused(error, refusal.detail)
     }
 }
 
