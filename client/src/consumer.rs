@@ -80,7 +80,7 @@ pub struct Delivery {
     /// Records at the front that were not asked for.
     skip: u32,
     /// Where each record is, from the first offset, where compaction took some away.
-    deltas: Option<Vec<u32>>,
+    deltas: Option<Box<Vec<u32>>>,
 }
 
 impl Delivery {
@@ -167,7 +167,7 @@ impl Delivery {
 }
 
 /// Where the records of a batch are that lost some to compaction: Kafka's say it themselves, ours are dense.
-fn deltas_of(header: &FrameHeader, body: &bytes::Bytes) -> Result<Option<Vec<u32>>, String> {
+fn deltas_of(header: &FrameHeader, body: &bytes::Bytes) -> Result<Option<Box<Vec<u32>>>, String> {
     if header.flags & flags::COMPACTED == 0 || header.format != format::KAFKA_V2 {
         return Ok(None);
     }
@@ -178,7 +178,7 @@ fn deltas_of(header: &FrameHeader, body: &bytes::Bytes) -> Result<Option<Vec<u32
     if !is_inside || !deltas.is_sorted() {
         return Err("its records are out of order".to_owned());
     }
-    Ok(Some(deltas))
+    Ok(Some(Box::new(deltas)))
 }
 
 impl Consumer {

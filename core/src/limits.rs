@@ -97,7 +97,8 @@ pub const RETENTION_PARTITIONS_PER_TURN: usize = 64;
 pub const COMPACTION_KEYS_MAX: usize = 768 * 1024;
 /// Partitions of a shard that wait for compaction.
 pub const COMPACTIONS_WAITING_MAX: usize = 64;
-/// Bytes of frames that compaction looks at before other work gets its turn, unless one batch alone is larger.
+/// Bytes of frames that compaction looks at before other work gets its turn, unless one batch alone is
+/// larger.
 pub const COMPACTION_TURN_BYTES_MAX: usize = 128 * 1024;
 /// Pause of compaction between two turns on an idle shard, and on one that is writing.
 pub const COMPACTION_PAUSE_MS: u64 = 1;

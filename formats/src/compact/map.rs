@@ -1,6 +1,6 @@
-//! The last offset of every key, by 128 bits of the key's hash. Owns its memory: 24 bytes a slot, at most three
-//! quarters of the slots used. Two keys with one hash would lose a record; with 128 bits that does not happen
-//! by chance, and who may write to the topic may overwrite its keys anyway.
+//! The last offset of every key, by 128 bits of the key's hash. Owns its memory: 24 bytes a slot, at most
+//! three quarters of the slots used. Two keys with one hash would lose a record; with 128 bits that does
+//! not happen by chance, and who may write to the topic may overwrite its keys anyway.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::Hasher;

@@ -2,11 +2,11 @@
 //! need them. Owns that decision and the writing of what is left of a batch.
 //!
 //! - A record goes if a later one of its key was learnt, or if it has no key.
-//! - A delete (a record without value) that is the last of its key stays until a time that is written into its
-//!   frame when compaction first meets it: by then everything before it is gone, so whoever reads the log from
-//!   its beginning within that time sees the delete of whatever it saw.
-//! - Offsets stay. A Kafka batch keeps its range and its codec and loses records; a NATIVE batch, whose records
-//!   have no offsets of their own, becomes one batch for each stretch of records that is left.
+//! - A delete (a record without value) that is the last of its key stays until a time that is written into
+//!   its frame when compaction first meets it: by then everything before it is gone, so whoever reads the
+//!   log from its beginning within that time sees the delete of whatever it saw.
+//! - Offsets stay. A Kafka batch keeps its range and its codec and loses records; a NATIVE batch, whose
+//!   records have no offsets of their own, becomes one batch for each stretch of records that is left.
 //! - Batches of transactions and control batches stay as they are, and say nothing of other records: whether
 //!   they were committed is not known here. So do batches that cannot be read.
 

@@ -1,6 +1,6 @@
-//! Random writes to few keys, compaction and crashes at any step, compared with a plain model: the last record
-//! of every key is there or, once its time is over, its delete and all before it are not; nothing comes back;
-//! no offset is used twice and none becomes a hole.
+//! Random writes to few keys, compaction and crashes at any step, compared with a plain model: the last
+//! record of every key is there or, once its time is over, its delete and all before it are not; nothing
+//! comes back; no offset is used twice and none becomes a hole.
 
 use std::collections::BTreeMap;
 

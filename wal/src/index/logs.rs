@@ -105,8 +105,8 @@ impl PartitionLogs {
         self.logs.is_empty()
     }
 
-    /// Segments of a partition, oldest first; none if it is not open. `generation` is that of the last durable
-    /// checkpoint.
+    /// Segments of a partition, oldest first; none if it is not open. `generation` is that of the last
+    /// durable checkpoint.
     #[must_use]
     pub fn segments(&self, partition: PartitionId, generation: u64) -> Vec<SegmentFacts> {
         self.logs.get(&partition).map(|log| log.facts(generation)).unwrap_or_default()
@@ -302,8 +302,8 @@ impl PartitionLogs {
             };
             entry.position = *position;
             if at >= log.carried {
-                // Everything before was carried together with it, or trimmed; what was trimmed while runs were
-                // pending is still held, and counts until it is drained.
+                // Everything before was carried together with it, or trimmed; what was trimmed while runs
+                // were pending is still held, and counts until it is drained.
                 log.irregular |= at > log.carried;
                 let newly = log.unsettled.range(log.carried..=at);
                 self.carried_bytes += newly.map(|entry| u64::from(entry.length)).sum::<u64>();

@@ -207,7 +207,8 @@ impl PartitionLog {
         end.min(self.next_offset)
     }
 
-    /// Segments oldest first, `generation` being the last durable checkpoint; what is only in the ring counts as one unsealed segment.
+    /// Segments oldest first, `generation` being the last durable checkpoint; what is only in the ring
+    /// counts as one unsealed segment.
     #[must_use]
     pub fn facts(&self, generation: u64) -> Vec<SegmentFacts> {
         let mut facts: Vec<SegmentFacts> = self

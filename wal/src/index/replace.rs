@@ -40,7 +40,8 @@ impl PartitionLogs {
         kept.map(|segment| Segment { index: None, ..segment.clone() }).collect()
     }
 
-    /// Keeps settles away from a partition until [`PartitionLogs::settle_failed`]; `false` if one is under way.
+    /// Keeps settles away from a partition until [`PartitionLogs::settle_failed`]; `false` if one is under
+    /// way.
     pub fn occupy(&mut self, partition: PartitionId) -> bool {
         let Some(log) = self.logs.get_mut(&partition).filter(|log| !log.busy) else { return false };
         log.busy = true;
@@ -56,9 +57,9 @@ impl PartitionLogs {
         Some(next)
     }
 
-    /// Puts `new`, which are on stable storage and cover the same offsets, in the place of the segments `old`.
-    /// The files of those stay until both checkpoint slots know. The new ones count as old as those were: a
-    /// RUN_REF need not tell of them, since what the slots name is there until they name these.
+    /// Puts `new`, which are on stable storage and cover the same offsets, in the place of the segments
+    /// `old`. The files of those stay until both checkpoint slots know. The new ones count as old as those
+    /// were: a RUN_REF need not tell of them, since what the slots name is there until they name these.
     pub fn replace(&mut self, partition: PartitionId, old: &[SegmentName], new: &[Segment]) -> Replaced {
         let Some(log) = self.logs.get_mut(&partition) else { return Replaced::Gone };
         if log.busy {

@@ -48,8 +48,8 @@ pub struct StoredFrameParts {
 /// How a read ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReadEnd {
-    /// Frames in offset order; the first holds the offset asked for, or compaction left nothing before it. None if that is at or above the end
-    /// asked for, or if no frame has the time asked for.
+    /// Frames in offset order; the first holds the offset asked for, or compaction left nothing before it.
+    /// None if that is at or above the end asked for, or if no frame has the time asked for.
     Frames(Vec<StoredFrameParts>),
     /// The records there are damaged; reading goes on at `next_offset`.
     Hole { next_offset: Offset },
