@@ -80,8 +80,12 @@ pub struct Delivery {
     /// Records at the front that were not asked for.
     skip: u32,
     /// Where each record is, from the first offset, where compaction took some away.
-    deltas: Option<Box<Vec<u32>>>,
+    deltas: Option<Box<Deltas>>,
 }
+
+/// Distances of a batch's records from its first offset, rising.
+#[derive(Clone, Debug)]
+struct Deltas(Vec<u32>);
 
 impl Delivery {
     /// # Errors
@@ -108,7 +112,7 @@ impl Delivery {
         }
         let before = from.saturating_sub(header.base_offset);
         let skip = match &deltas {
-            Some(deltas) => deltas.partition_point(|delta| u64::from(*delta) < before) as u32,
+            Some(deltas) => deltas.0.partition_point(|delta| u64::from(*delta) < before) as u32,
             None => before.min(u64::from(header.record_count)) as u32,
         };
         Ok(Delivery { partition: *partition, header: *header, batch, skip, deltas })
@@ -147,7 +151,7 @@ impl Delivery {
     pub fn records(&self) -> impl Iterator<Item = ConsumedRecord<'_>> {
         let base = self.header.base_offset;
         let delta = move |index: u32| match &self.deltas {
-            Some(deltas) => deltas.get(index as usize).copied().unwrap_or(index),
+            Some(deltas) => deltas.0.get(index as usize).copied().unwrap_or(index),
             None => index,
         };
         let broker_time =
@@ -167,7 +171,7 @@ impl Delivery {
 }
 
 /// Where the records of a batch are that lost some to compaction: Kafka's say it themselves, ours are dense.
-fn deltas_of(header: &FrameHeader, body: &bytes::Bytes) -> Result<Option<Box<Vec<u32>>>, String> {
+fn deltas_of(header: &FrameHeader, body: &bytes::Bytes) -> Result<Option<Box<Deltas>>, String> {
     if header.flags & flags::COMPACTED == 0 || header.format != format::KAFKA_V2 {
         return Ok(None);
     }
@@ -178,7 +182,7 @@ fn deltas_of(header: &FrameHeader, body: &bytes::Bytes) -> Result<Option<Box<Vec
     if !is_inside || !deltas.is_sorted() {
         return Err("its records are out of order".to_owned());
     }
-    Ok(Some(Box::new(deltas)))
+    Ok(Some(Box::new(Deltas(deltas))))
 }
 
 impl Consumer {
