@@ -487,6 +487,10 @@ fn every_manifest_keeps_the_arrows() {
         let Some(folder) = relative.parent().filter(|folder| !folder.as_os_str().is_empty()) else {
             continue;
         };
+        // Programs of clients that others wrote: built alone, outside of the workspace.
+        if folder.starts_with("tests/clients") {
+            continue;
+        }
         let folder = folder.to_string_lossy().into_owned();
         findings.extend(check_manifest(relative, &folder, &fs::read_to_string(&file).unwrap()));
         seen.insert(folder, ());

@@ -157,8 +157,8 @@ fn view(context: &Context, topic: &Topic, from: usize, upto: usize) -> DescribeT
         .with_topic_authorized_operations(TOPIC_OPERATIONS)
 }
 
-/// A partition with its one replica. The lists of eligible leaders are empty and never null: Java's client takes null for
-/// a list.
+/// A partition with its one replica. The lists of eligible leaders are empty and never null: Java's client
+/// takes null for a list.
 fn described(index: i32, leader: i32, leader_epoch: i32) -> DescribeTopicPartitionsResponsePartition {
     DescribeTopicPartitionsResponsePartition::default()
         .with_partition_index(index)
