@@ -50,14 +50,29 @@ pub enum ErrorCode {
     Internal = 25,
     /// A sequence older than those remembered: the batch was stored before, at an offset no longer known.
     DuplicateSequence = 26,
+    /// The batch does not belong to a transaction that is open, or to none although one is.
+    InvalidTransaction = 27,
+    /// An earlier transaction of this producer is still being ended: the same call succeeds in a moment.
+    ConcurrentTransaction = 28,
 }
 
 impl ErrorCode {
     /// Whether the same call may succeed later without anybody changing it.
     #[must_use]
     pub fn is_retriable(self) -> bool {
-        use ErrorCode::{NotOwner, Overloaded, QuotaExceeded, ShuttingDown, StorageFull, TimedOut};
-        matches!(self, QuotaExceeded | StorageFull | Overloaded | NotOwner | TimedOut | ShuttingDown)
+        use ErrorCode::{
+            ConcurrentTransaction, NotOwner, Overloaded, QuotaExceeded, ShuttingDown, StorageFull, TimedOut,
+        };
+        matches!(
+            self,
+            QuotaExceeded
+                | StorageFull
+                | Overloaded
+                | NotOwner
+                | TimedOut
+                | ShuttingDown
+                | ConcurrentTransaction
+        )
     }
 }
 

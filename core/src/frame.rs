@@ -45,6 +45,9 @@ pub mod flags {
     pub const COMPACTED: u16 = 1 << 3;
     /// `timestamp_max` and the records' timestamps are the broker's.
     pub const LOG_APPEND_TIME: u16 = 1 << 4;
+    /// With `CONTROL`: the transaction that ends here was aborted. In a frame that ends a transaction the
+    /// field `transaction` is the offset at which it began here, or the frame's own if there was none.
+    pub const ABORTED: u16 = 1 << 5;
 }
 
 /// A frame header as a value. `None`-like fields are 0; `base_sequence` is -1 without a producer.

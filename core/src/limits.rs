@@ -30,6 +30,10 @@ pub const PARTITION_CURSORS_MAX: usize = 1_000;
 pub const PARTITION_PRODUCERS_MAX: usize = 10_000;
 /// Batches of one producer whose sequence and offset are remembered in a partition.
 pub const PRODUCER_BATCHES_REMEMBERED: usize = 5;
+/// Aborted transactions of one partition whose records are still there; over it no transaction begins.
+pub const PARTITION_ABORTED_MAX: usize = 100_000;
+/// Batches of one shard that wait until their transaction is known to be open.
+pub const SHARD_VERIFYING_BATCHES_MAX: usize = 10_000;
 /// Reads that wait for records in one partition.
 pub const PARTITION_WAITERS_MAX: usize = 10_000;
 /// Partitions that one read waits for together.
@@ -62,6 +66,15 @@ pub const GROUPS_SWEPT_PER_TURN: usize = 2_000;
 pub const GROUP_POSITIONS_TOLD_MAX: usize = 10_000;
 /// Bytes of a subscription's pattern.
 pub const GROUP_PATTERN_BYTES_MAX: usize = 4_096;
+
+/// Transactional ids of one shard.
+pub const SHARD_TRANSACTIONAL_IDS_MAX: usize = 20_000;
+/// Partitions, and groups, of one transaction.
+pub const TRANSACTION_PARTITIONS_MAX: usize = 20_000;
+/// Transactional ids looked at in one turn of forgetting.
+pub const TRANSACTIONS_SWEPT_PER_TURN: usize = 2_000;
+/// Offsets of transactions of one shard that wait until their transactions are known to be open.
+pub const SHARD_VERIFYING_OFFSETS_MAX: usize = 10_000;
 
 /// Topics of one cluster.
 pub const TOPICS_MAX: usize = 50_000;

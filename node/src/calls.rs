@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::task::Waker;
 
 use martlet_core::{Offset, PartitionId, Refusal, ShardId};
-use martlet_shard::api::{CallToken, Reply};
+use martlet_shard::api::{CallToken, Caller, Reply};
 use martlet_wal::read::ReadId;
 
 use crate::slab::Slab;
@@ -17,6 +17,8 @@ pub(crate) enum Origin {
     Local(Option<Waker>),
     /// Another shard, under its own number.
     Shard { shard: ShardId, id: u64 },
+    /// Something on this shard, which is told by its ticket.
+    Own { caller: Caller, ticket: u64 },
 }
 
 /// Frames that storage has to fetch for a call.
@@ -72,7 +74,7 @@ impl Calls {
     pub(crate) fn insert(&mut self, origin: Origin) -> CallToken {
         let key = match origin {
             Origin::Shard { shard, id } => Some((shard, id)),
-            Origin::Local(_) => None,
+            Origin::Local(_) | Origin::Own { .. } => None,
         };
         let token = CallToken(self.slots.insert(CallSlot { origin, progress: Progress::Waiting }));
         if let Some(key) = key {

@@ -194,7 +194,7 @@ impl Start {
             drop(runtime.spawn(Class::Latency, "link", async move {
                 let other = link.to;
                 link.run().await;
-                running.core.borrow_mut().lost_shard(other);
+                running.core.borrow_mut().lost_shard(other, running.runtime.now());
             }));
         }
         running.begin(early);

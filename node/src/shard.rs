@@ -272,7 +272,7 @@ impl Shard {
                         core.fetch(token, bytes_max);
                     }
                 }
-                Item::Reply { id, outcome } => core.replied(id, outcome),
+                Item::Reply { id, outcome } => core.replied(id, outcome, now),
                 Item::Metadata { index, command } => core.apply_metadata(index, &command, now),
                 Item::AskFacts { id } => asked.push(id),
                 Item::Facts { id, facts } => self.gathers.told(id, batch.from, facts),

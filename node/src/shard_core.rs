@@ -11,10 +11,10 @@ use std::task::Waker;
 
 use martlet_core::limits::{LARGE_FRAMES_REMEMBERED_MAX, SHARD_REMOTE_CALLS_MAX};
 use martlet_core::{ErrorCode, FRAME_HEADER_BYTES};
-use martlet_core::{Instant, Lsn, Now, PartitionId, Refusal, ShardId};
+use martlet_core::{Instant, Lsn, Now, PartitionId, Principal, Refusal, ShardId};
 use martlet_net::memory::SMALL_BYTES_MAX;
 use martlet_shard::Engine;
-use martlet_shard::api::{Answer, Call, CallContext, CallToken, Frames, Reply, StoredFrame};
+use martlet_shard::api::{Answer, Call, CallContext, CallToken, Caller, Frames, Reply, StoredFrame};
 use martlet_wal::io::{IoId, IoOutcome, IoRequest};
 use martlet_wal::read::{ReadEnd, ReadStart};
 use martlet_wal::{StorageState, Store};
@@ -44,6 +44,8 @@ pub(crate) struct RemoteCall {
     pub(crate) outcome: Option<Result<Reply, Refusal>>,
     /// The other shard waits for room for the answer.
     pub(crate) wants: Option<AnswerSize>,
+    /// Who on this shard made it, if it is not a gateway.
+    own: Option<(Caller, u64)>,
     shard: ShardId,
 }
 
@@ -62,6 +64,8 @@ pub(crate) struct ShardCore {
     links: Vec<Option<Rc<Link>>>,
     /// Appends that the log cannot take yet, and the writes that came after them, in order.
     kept_back: KeptBack,
+    /// Outcomes of calls that this shard made of its own, not yet told to those who made them.
+    own_outcomes: VecDeque<(Caller, u64, Result<Reply, Refusal>)>,
     durable_told: Lsn,
     fence_told: bool,
     /// Why the log is fenced, until it is taken.
@@ -81,6 +85,7 @@ impl ShardCore {
             large_frames: HashMap::new(),
             links,
             kept_back: KeptBack::new(),
+            own_outcomes: VecDeque::new(),
             fence_told: false,
             fence_news: None,
         }
@@ -89,7 +94,7 @@ impl ShardCore {
     /// Opens what recovery left to open. Returns what an operator should know.
     pub(crate) fn finish_recovery(&mut self, now: Now) -> Vec<String> {
         let recovered = self.engine.finish_recovery(&mut EngineLog(&mut self.store), now);
-        self.carry_out();
+        self.carry_out(now);
         recovered.problems
     }
 
@@ -120,7 +125,7 @@ impl ShardCore {
             self.kept_back.push(kept, |token| calls.get_mut(token).is_some());
         } else {
             self.engine.submit(&mut EngineLog(&mut self.store), token, context, call, now);
-            self.carry_out();
+            self.carry_out(now);
         }
         token
     }
@@ -158,9 +163,9 @@ impl ShardCore {
     }
 
     /// New calls are refused, waiting reads end, what is staged goes on.
-    pub(crate) fn shut_down(&mut self) {
+    pub(crate) fn shut_down(&mut self, now: Now) {
         self.engine.shut_down();
-        self.carry_out();
+        self.carry_out(now);
     }
 
     /// The caller is gone. What it wrote goes on, unless the log has not taken it yet and much else waits
@@ -213,8 +218,13 @@ impl ShardCore {
     }
 
     /// The answer of another shard.
-    pub(crate) fn replied(&mut self, id: u64, outcome: Result<Reply, Refusal>) {
+    pub(crate) fn replied(&mut self, id: u64, outcome: Result<Reply, Refusal>, now: Now) {
         if let Some(call) = self.remote.get_mut(id) {
+            if let Some((caller, ticket)) = call.own {
+                self.remote.remove(id);
+                self.own_outcomes.push_back((caller, ticket, outcome));
+                return self.carry_out(now);
+            }
             call.outcome = Some(outcome);
             if let Some(waker) = call.waker.take() {
                 waker.wake();
@@ -228,15 +238,15 @@ impl ShardCore {
         if let Err(refusal) = applied {
             tracing::error!(index, %refusal, "a metadata command cannot be applied: restart the node");
         }
-        self.carry_out();
+        self.carry_out(now);
     }
 
     /// The other shard has ended: what it owes is not coming.
-    pub(crate) fn lost_shard(&mut self, shard: ShardId) {
+    pub(crate) fn lost_shard(&mut self, shard: ShardId, now: Now) {
         for id in self.remote.numbers() {
             if self.remote.get_mut(id).is_some_and(|call| call.shard == shard && call.outcome.is_none()) {
                 let text = "the shard that owns this has ended: connect again later";
-                self.replied(id, Err(Refusal::new(ErrorCode::ShuttingDown, text)));
+                self.replied(id, Err(Refusal::new(ErrorCode::ShuttingDown, text)), now);
             }
         }
     }
@@ -308,14 +318,24 @@ impl ShardCore {
             }
         }
         self.submit_kept_back(now);
-        self.carry_out();
+        self.carry_out(now);
     }
 
     /// Carries out what the engine wants: metadata first, then answers.
-    pub(crate) fn carry_out(&mut self) {
+    pub(crate) fn carry_out(&mut self, now: Now) {
+        while self.carry_out_answers(now) {
+            if let Some((caller, ticket, outcome)) = self.own_outcomes.pop_front() {
+                self.engine.on_called(&mut EngineLog(&mut self.store), caller, ticket, outcome, now);
+            }
+        }
+    }
+
+    /// One round; true if it may have brought something for another.
+    fn carry_out_answers(&mut self, now: Now) -> bool {
         for (index, command) in self.engine.take_metadata() {
             self.say_all(|| Item::Metadata { index, command: command.clone() });
         }
+        let mut has_called = false;
         for answer in self.engine.take_answers() {
             match answer {
                 Answer::Reply(token, outcome) => self.answer(token, outcome),
@@ -325,8 +345,31 @@ impl ShardCore {
                 Answer::FindTime { token, partition, time, upto } => {
                     self.want(token, Wanted::Time { partition, time, upto });
                 }
+                Answer::Call { caller, ticket, call } => {
+                    has_called = true;
+                    self.call_own(caller, ticket, *call, now);
+                }
             }
         }
+        has_called || !self.own_outcomes.is_empty()
+    }
+
+    /// Makes a call for something on this shard. Calls that are answered with frames have no place here.
+    fn call_own(&mut self, caller: Caller, ticket: u64, call: Call, now: Now) {
+        let context = CallContext { principal: Principal::System, connection: 0 };
+        let owner = self.engine.route(&call);
+        if owner == self.engine.shard() {
+            let token = self.calls.insert(Origin::Own { caller, ticket });
+            self.engine.submit(&mut EngineLog(&mut self.store), token, &context, call, now);
+            return;
+        }
+        let remote = self.call_shard(owner, &context, call).and_then(|id| self.remote.get_mut(id));
+        if let Some(remote) = remote {
+            remote.own = Some((caller, ticket));
+            return;
+        }
+        let text = format!("too many calls to shard {owner} are under way: try again");
+        self.own_outcomes.push_back((caller, ticket, Err(Refusal::new(ErrorCode::Overloaded, text))));
     }
 
     fn answer(&mut self, token: CallToken, outcome: Result<Reply, Refusal>) {
@@ -343,6 +386,11 @@ impl ShardCore {
                 let (shard, id) = (*shard, *id);
                 self.calls.remove(token);
                 self.say(shard, Item::Reply { id, outcome });
+            }
+            Origin::Own { caller, ticket } => {
+                let (caller, ticket) = (*caller, *ticket);
+                self.calls.remove(token);
+                self.own_outcomes.push_back((caller, ticket, outcome));
             }
         }
     }
@@ -365,6 +413,7 @@ impl ShardCore {
                 let (shard, id) = (*shard, *id);
                 self.say(shard, Item::Wants { id, size });
             }
+            Origin::Own { .. } => self.fetch(token, 0),
         }
     }
 

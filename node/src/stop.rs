@@ -21,7 +21,7 @@ pub(crate) async fn stop(shard: &Rc<Shard>) {
     shard.drain.start();
     {
         let mut core = shard.core.borrow_mut();
-        core.shut_down();
+        core.shut_down(shard.runtime.now());
         shard.touched(&core);
     }
     let connections = &shard.connections;

@@ -30,6 +30,19 @@ pub enum Call {
     Read(Read),
     /// Answered with [`Reply::Readable`].
     Await(Await),
+    /// Ends the transaction of a producer in a partition. Answered with [`Reply::Appended`] when that is
+    /// durable, or [`Reply::Done`] if nothing had to be written. May be repeated.
+    EndTransaction(EndTransaction),
+    /// Answered with [`Reply::Aborted`]: transactions that were aborted and have records in `[from, upto)`.
+    Aborted {
+        partition: PartitionId,
+        from: Offset,
+        upto: Offset,
+    },
+    /// Answered with [`Reply::Producers`].
+    Producers {
+        partition: PartitionId,
+    },
     /// Answered with [`Reply::Readable`] at once, as for a reader at the end of each: at most
     /// [`martlet_core::limits::AWAIT_PARTITIONS_MAX`] partitions of one shard.
     Facts {
@@ -112,7 +125,10 @@ impl Call {
             Call::Read(read) => Some(read.partition),
             Call::Await(wait) => wait.parts.first().map(|(partition, _)| *partition),
             Call::Facts { partitions } => partitions.first().copied(),
-            Call::Trim { partition, .. }
+            Call::EndTransaction(end) => Some(end.partition),
+            Call::Aborted { partition, .. }
+            | Call::Producers { partition }
+            | Call::Trim { partition, .. }
             | Call::OffsetFor { partition, .. }
             | Call::PartitionStatus { partition }
             | Call::CursorGet { partition, .. }
@@ -155,6 +171,26 @@ pub struct Append {
     pub base_sequence: i64,
     pub key_hash: u32,
     pub body: Bytes,
+    /// Of a transactional batch: the call that says whether the batch's transaction is open and may have
+    /// records in this partition. Made if no transaction of the producer is open here; any answer but a
+    /// refusal says yes.
+    pub verification: Option<Box<Call>>,
+}
+
+/// The end of a producer's transaction in a partition: a batch with one control record, which takes one
+/// offset.
+#[derive(Clone, Debug)]
+pub struct EndTransaction {
+    pub partition: PartitionId,
+    pub producer: ProducerId,
+    /// At least that of the transaction. Batches of older epochs are refused from now on.
+    pub epoch: u16,
+    pub is_commit: bool,
+    /// One of [`martlet_core::frame::format`].
+    pub format: u8,
+    pub body_crc_from: u8,
+    pub body_crc: u32,
+    pub body: Bytes,
 }
 
 /// A read that may wait.
@@ -167,6 +203,8 @@ pub struct Read {
     /// At least one frame is returned even if it is larger.
     pub bytes_max: u32,
     pub wait_ms: u32,
+    /// Nothing is read from here on; [`Offset::MAX`] = up to what is committed.
+    pub upto: Offset,
 }
 
 /// A wait for records in several partitions of one shard.
@@ -179,6 +217,8 @@ pub struct Await {
     /// them cannot be read.
     pub bytes_min: u32,
     pub wait_ms: u32,
+    /// Only what lies below [`Readable::stable`] counts.
+    pub is_stable: bool,
 }
 
 /// What a reader of a partition finds.
@@ -187,8 +227,25 @@ pub struct Readable {
     pub epoch: Epoch,
     pub log_start: Offset,
     pub committed: Offset,
+    /// Below here no record belongs to an open transaction.
+    pub stable: Offset,
+    /// There are records of aborted transactions.
+    pub has_aborted: bool,
     /// From where the reader stands; [`u64::MAX`] if that is too far back to know.
     pub bytes: u64,
+}
+
+/// A producer as a partition knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProducerFacts {
+    pub producer: ProducerId,
+    pub epoch: u16,
+    /// Of its last record; -1 = none in this epoch.
+    pub last_sequence: i64,
+    /// Wall milliseconds.
+    pub last_time: i64,
+    /// Where its open transaction begins.
+    pub transaction: Option<Offset>,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -201,6 +258,9 @@ pub enum Reply {
     Frames(Frames),
     /// In the order of the parts.
     Readable(Vec<Result<Readable, Refusal>>),
+    /// Producers and where their transactions begin, in the order in which these ended.
+    Aborted(Vec<(ProducerId, Offset)>),
+    Producers(Vec<ProducerFacts>),
     Offset {
         offset: Offset,
         timestamp: i64,
@@ -340,4 +400,16 @@ pub enum Answer {
     /// Find the first committed frame below `upto` whose `timestamp_max` is at or after `time` and tell the
     /// caller with [`Reply::Frames`] of that one frame; no frame and `next_offset = upto` if there is none.
     FindTime { token: CallToken, partition: PartitionId, time: i64, upto: Offset },
+    /// Make a call, on whatever shard it belongs to, and bring its outcome to
+    /// [`crate::Engine::on_called`].
+    Call { caller: Caller, ticket: u64, call: Box<Call> },
+}
+
+/// Who on a shard makes a call of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// A batch waits for the answer.
+    Append,
+    /// A service, by its name.
+    Service(&'static str),
 }

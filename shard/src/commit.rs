@@ -97,6 +97,7 @@ impl Engine {
             self.answer(token, Err(fenced(why)));
         }
         self.staged_register_bytes = 0;
+        self.refuse_verifying(&fenced(why));
         self.refuse_service_calls(&fenced(why));
         self.metadata_log.drop_staged(self.metadata.applied());
         self.producer_count = 0;

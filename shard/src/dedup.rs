@@ -48,8 +48,10 @@ struct Producer {
     epoch: u16,
     /// Wall milliseconds of its last batch.
     seen: i64,
-    /// Oldest first, never empty once stored.
+    /// Oldest first. Empty if the last of it was the end of a transaction.
     batches: VecDeque<Remembered>,
+    /// The last end of a transaction: what it says of the epoch is kept as batches are.
+    ended: Option<Offset>,
 }
 
 impl Producer {
@@ -165,18 +167,45 @@ impl Producers {
     }
 
     /// Forgets what was staged and will never be durable.
-    pub(crate) fn drop_staged(&mut self, durable: Lsn) {
+    pub(crate) fn drop_staged(&mut self, durable: Lsn, committed: Offset) {
         self.by_id.retain(|_, producer| {
             producer.batches.retain(|batch| batch.lsn <= durable);
-            !producer.batches.is_empty()
+            producer.ended = producer.ended.filter(|ended| *ended < committed);
+            !producer.batches.is_empty() || producer.ended.is_some()
         });
+    }
+
+    /// A transaction of the producer ended at `offset`; from now on it has this epoch at least.
+    pub(crate) fn end_transaction(&mut self, id: ProducerId, epoch: u16, offset: Offset, broker_time: i64) {
+        let is_new = !self.by_id.contains_key(&id);
+        let producer = self.by_id.entry(id).or_default();
+        if is_new || epoch > producer.epoch {
+            producer.batches.clear();
+            producer.epoch = epoch;
+        }
+        producer.seen = broker_time;
+        producer.ended = Some(offset);
+    }
+
+    /// Epoch of a producer and where its last transaction ended.
+    pub(crate) fn epoch_of(&self, id: ProducerId) -> Option<(u16, Option<Offset>)> {
+        self.by_id.get(&id).map(|producer| (producer.epoch, producer.ended))
+    }
+
+    /// Every producer: epoch, sequence of its last record or -1, when it was seen last.
+    pub(crate) fn list(&self) -> impl Iterator<Item = (ProducerId, u16, i64, i64)> {
+        self.by_id.iter().map(|(id, producer)| {
+            let last = producer.batches.back().map_or(-1, |last| last.end() - 1);
+            (*id, producer.epoch, last, producer.seen)
+        })
     }
 
     /// Forgets batches at or above the end of the log: they are not in it.
     pub(crate) fn drop_beyond(&mut self, end: Offset) {
         self.by_id.retain(|_, producer| {
             producer.batches.retain(|batch| batch.base_offset < end);
-            !producer.batches.is_empty()
+            producer.ended = producer.ended.filter(|ended| *ended < end);
+            !producer.batches.is_empty() || producer.ended.is_some()
         });
     }
 
@@ -215,6 +244,7 @@ impl Producers {
             writer.number(id.0);
             writer.number(u64::from(producer.epoch));
             writer.signed(producer.seen);
+            writer.number(producer.ended.map_or(0, |ended| ended + 1));
             let kept = producer.batches.len().saturating_sub(PRODUCER_BATCHES_REMEMBERED);
             writer.number((producer.batches.len() - kept) as u64);
             for batch in producer.batches.iter().skip(kept) {
@@ -226,12 +256,15 @@ impl Producers {
         }
     }
 
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Producers, CodecError> {
+    pub(crate) fn decode(reader: &mut Reader<'_>, has_ends: bool) -> Result<Producers, CodecError> {
         let mut producers = Producers::default();
         for _ in 0..reader.count()? {
             let id = ProducerId(reader.number()?);
             let mut producer =
-                Producer { epoch: reader.narrow()?, seen: reader.signed()?, batches: VecDeque::new() };
+                Producer { epoch: reader.narrow()?, seen: reader.signed()?, ..Producer::default() };
+            if has_ends {
+                producer.ended = reader.number()?.checked_sub(1);
+            }
             for _ in 0..reader.count()? {
                 producer.batches.push_back(Remembered {
                     base: reader.signed()?,

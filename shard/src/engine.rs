@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use martlet_core::limits::{PARKED_CALLS_MAX, PARKED_MS_MAX};
-use martlet_core::{ErrorCode, Instant, Lsn, Now, PartitionId, Refusal, ShardId};
+use martlet_core::{ErrorCode, Instant, Lsn, Now, PartitionId, ProducerId, Refusal, ShardId};
 
 use crate::api::{Answer, Call, CallContext, CallToken, Reply};
 use crate::guard::Guard;
@@ -19,6 +19,7 @@ use crate::pending::Queue;
 use crate::registers::Registers;
 use crate::retention::Turn;
 use crate::service::{ServiceAt, ShardService};
+use crate::transactions::Verifications;
 use crate::wait::{Parked, ParkedCalls, Waiters};
 
 /// What an engine is told once.
@@ -144,6 +145,9 @@ pub struct Engine {
     /// Bytes of changes of registers that are not durable.
     pub(crate) staged_register_bytes: usize,
     pub(crate) services: Vec<Box<dyn ShardService>>,
+    pub(crate) verifications: Verifications,
+    /// The one producer whose transaction may begin in the one partition, while its batches are dispatched.
+    pub(crate) granted: Option<(PartitionId, ProducerId, u16)>,
     /// Numbers given to services.
     pub(crate) uniques: u64,
     /// Producers known over all open partitions.
@@ -191,6 +195,8 @@ impl Engine {
             registers: Registers::default(),
             staged_register_bytes: 0,
             services: Vec::new(),
+            verifications: Verifications::default(),
+            granted: None,
             uniques: 0,
             producer_count: 0,
             turn: Turn::default(),
@@ -236,6 +242,9 @@ impl Engine {
             Call::Append(append) => self.append(log, token, context, append, now),
             Call::Read(read) => self.read(token, context, read, now),
             Call::Await(wait) => self.await_records(token, context, wait, now),
+            Call::EndTransaction(end) => self.end_transaction(log, token, context, &end, now),
+            Call::Aborted { partition, from, upto } => self.aborted(context, partition, (from, upto), now),
+            Call::Producers { partition } => self.producers(context, partition, now),
             Call::Facts { partitions } => self.facts(context, &partitions, now),
             Call::Trim { partition, before } => {
                 self.trim_records(log, token, context, (partition, before), now)
@@ -267,6 +276,10 @@ impl Engine {
                 self.topic_list(context, &prefix, &after, count_max, now)
             }
         };
+        self.conclude(token, outcome);
+    }
+
+    pub(crate) fn conclude(&mut self, token: CallToken, outcome: Outcome) {
         match outcome {
             Ok(None) => {}
             Ok(Some(reply)) => self.answer(token, Ok(reply)),
@@ -300,6 +313,7 @@ impl Engine {
         }
         let refusal =
             Refusal::new(ErrorCode::ShuttingDown, "the broker is shutting down: connect again later");
+        self.refuse_verifying(&refusal);
         self.refuse_service_calls(&refusal);
     }
 
@@ -364,6 +378,11 @@ impl Engine {
             }
             (None, _) => ShardId(0),
         }
+    }
+
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.config.shard
     }
 
     /// Topics and slots as this shard knows them.

@@ -28,6 +28,7 @@ mod partition;
 mod pending;
 mod recovery;
 mod retention;
+mod transactions;
 mod wait;
 
 #[cfg(test)]

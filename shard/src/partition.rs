@@ -12,6 +12,7 @@ use crate::cursor::Cursors;
 use crate::dedup::Producers;
 use crate::log::Extent;
 use crate::metadata::Topic;
+use crate::transactions::Transactions;
 
 /// What the log's frames alone cannot tell, or not without reading all of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,6 +23,7 @@ pub(crate) struct Memory {
     pub(crate) broker_time: i64,
     pub(crate) producers: Producers,
     pub(crate) cursors: Cursors,
+    pub(crate) transactions: Transactions,
 }
 
 impl Memory {
@@ -30,14 +32,18 @@ impl Memory {
         writer.signed(self.broker_time);
         self.producers.encode(writer);
         self.cursors.encode(writer);
+        self.transactions.encode(writer);
     }
 
-    pub(crate) fn decode(reader: &mut Reader<'_>) -> Result<Memory, CodecError> {
+    /// `version` is the snapshot's.
+    pub(crate) fn decode(reader: &mut Reader<'_>, version: u8) -> Result<Memory, CodecError> {
+        let has_transactions = version >= crate::snapshot::TRANSACTIONS_FROM;
         Ok(Memory {
             next_offset: reader.number()?,
             broker_time: reader.signed()?,
-            producers: Producers::decode(reader)?,
+            producers: Producers::decode(reader, has_transactions)?,
             cursors: Cursors::decode(reader)?,
+            transactions: if has_transactions { Transactions::decode(reader)? } else { Transactions::default() },
         })
     }
 }
@@ -65,6 +71,8 @@ pub(crate) struct Partition {
 impl Partition {
     pub(crate) fn new(topic: Option<Arc<Topic>>, extent: Extent, mut memory: Memory) -> Partition {
         memory.producers.drop_beyond(extent.next_offset);
+        memory.transactions.drop_beyond(extent.next_offset);
+        memory.transactions.trim(extent.log_start);
         memory.next_offset = extent.next_offset;
         Partition {
             topic,
@@ -102,10 +110,21 @@ impl Partition {
         }
     }
 
+    /// Below here every record's fate is decided.
+    pub(crate) fn stable(&self) -> Offset {
+        self.memory.transactions.stable(self.committed)
+    }
+
+    /// Bytes that a reader finds who stands at `from`, or more; `is_stable` = who reads what is decided.
+    pub(crate) fn bytes_for(&self, from: Offset, is_stable: bool) -> u64 {
+        if is_stable && from >= self.stable() { 0 } else { self.bytes_from(from) }
+    }
+
     /// What was staged and not committed is gone.
     pub(crate) fn drop_staged(&mut self, durable: martlet_core::Lsn) {
         self.memory.next_offset = self.committed;
-        self.memory.producers.drop_staged(durable);
+        self.memory.producers.drop_staged(durable, self.committed);
+        self.memory.transactions.drop_staged(self.committed);
         self.memory.cursors.drop_staged();
     }
 

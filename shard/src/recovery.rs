@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use martlet_core::frame::format;
+use martlet_core::frame::{flags, format};
 use martlet_core::limits::SEGMENT_BYTES_DEFAULT;
 use martlet_core::{ErrorCode, FrameHeader, Lsn, Now, PartitionId, Refusal, ShardId};
 
@@ -50,7 +50,10 @@ impl Engine {
         }
         memory.next_offset = header.end_offset();
         memory.broker_time = memory.broker_time.max(header.broker_time);
-        if header.producer != 0 {
+        if header.flags & (flags::TRANSACTIONAL | flags::CONTROL) != 0 {
+            memory.replay_transaction(header);
+        }
+        if header.producer != 0 && header.flags & flags::CONTROL == 0 {
             let sequence = Sequence {
                 producer: martlet_core::ProducerId(header.producer),
                 epoch: header.producer_epoch,

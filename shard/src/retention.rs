@@ -110,6 +110,7 @@ impl Engine {
         if let Some(partition) = self.partitions.get_mut(&id) {
             assert!(log_start <= partition.committed, "only what is committed is removed");
             partition.log_start = partition.log_start.max(log_start);
+            partition.memory.transactions.trim(partition.log_start);
             log.trim(id, partition.log_start);
             self.counters.trims += 1;
         }

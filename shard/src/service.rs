@@ -9,9 +9,11 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use martlet_core::{ErrorCode, Instant, Lsn, Now, Offset, PartitionId, Refusal, ShardId, TopicName};
+use martlet_core::{
+    ErrorCode, Instant, Lsn, Now, Offset, PartitionId, Refusal, ShardId, TopicId, TopicName,
+};
 
-use crate::api::{CallContext, CallToken, Reply};
+use crate::api::{Answer, Call, CallContext, CallToken, Caller, Reply};
 use crate::engine::{Engine, Outcome};
 use crate::guard::{Cost, Operation, Resource};
 use crate::log::{Log, NoteKind, WriteClass};
@@ -100,6 +102,11 @@ pub trait ShardService {
 
     /// Everything staged up to `durable` is on stable storage.
     fn on_durable(&mut self, host: &mut ServiceHost<'_>, durable: Lsn);
+
+    /// The outcome of a call that was made with [`ServiceHost::call`].
+    fn on_called(&mut self, host: &mut ServiceHost<'_>, ticket: u64, outcome: Result<Reply, Refusal>) {
+        let _ = (host, ticket, outcome);
+    }
 
     fn on_timer(&mut self, host: &mut ServiceHost<'_>);
 
@@ -206,6 +213,19 @@ impl ServiceHost<'_> {
         self.engine.answer(token, message.map(Reply::Service));
     }
 
+    /// Makes a call, on whatever shard it belongs to. Its outcome comes to [`ShardService::on_called`] of
+    /// the service of this name, under `ticket`, and in the same process only.
+    pub fn call(&mut self, service: &'static str, ticket: u64, call: Call) {
+        let caller = Caller::Service(service);
+        self.engine.answers.push(Answer::Call { caller, ticket, call: Box::new(call) });
+    }
+
+    /// A topic by its id.
+    #[must_use]
+    pub fn topic_of(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.engine.metadata.topic_of(id)
+    }
+
     /// A topic, as this shard knows it.
     #[must_use]
     pub fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
@@ -279,6 +299,26 @@ impl Engine {
             }
         });
         outcome.map(|reply| reply.map(Reply::Service))
+    }
+
+    /// The outcome of a call that this shard made of its own.
+    pub fn on_called(
+        &mut self,
+        log: &mut dyn Log,
+        caller: Caller,
+        ticket: u64,
+        outcome: Result<Reply, Refusal>,
+        now: Now,
+    ) {
+        let Caller::Service(name) = caller else { return self.verified(log, ticket, outcome, now) };
+        let mut outcome = Some(outcome);
+        self.each_service(log, now, |service, host| {
+            if service.name() == name
+                && let Some(outcome) = outcome.take()
+            {
+                service.on_called(host, ticket, outcome);
+            }
+        });
     }
 
     /// What the services of this shard tell, and, if there are any, start and end of each partition here.

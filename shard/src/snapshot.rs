@@ -13,8 +13,9 @@ use crate::partition::Memory;
 use crate::pending::Write;
 use crate::registers::{RegisterNote, Registers};
 
-/// Version 1 had no registers.
-const VERSION: u8 = 2;
+/// Version 1 had no registers, version 2 no transactions.
+const VERSION: u8 = 3;
+pub(crate) const TRANSACTIONS_FROM: u8 = 3;
 
 /// A snapshot, decoded.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -88,7 +89,7 @@ fn read(bytes: &[u8]) -> Result<Snapshot, CodecError> {
     }
     for _ in 0..reader.count()? {
         let id = PartitionId(reader.number()?);
-        snapshot.partitions.insert(id, Memory::decode(&mut reader)?);
+        snapshot.partitions.insert(id, Memory::decode(&mut reader, version)?);
     }
     if version >= 2 {
         snapshot.registers = Registers::decode(&mut reader)?;

@@ -28,6 +28,8 @@ pub(crate) enum Wanted {
 #[derive(Clone, Debug)]
 pub(crate) struct Waiter {
     pub(crate) wanted: Wanted,
+    /// Only what is decided counts.
+    pub(crate) is_stable: bool,
     pub(crate) bytes_min: u64,
     pub(crate) deadline: Instant,
     /// Of all parts together. Kept, so that a commit costs the same however many partitions are waited for.
@@ -35,8 +37,8 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    pub(crate) fn new(wanted: Wanted, bytes_min: u64, deadline: Instant) -> Waiter {
-        let mut waiter = Waiter { wanted, bytes_min, deadline, bytes: 0 };
+    pub(crate) fn new(wanted: Wanted, is_stable: bool, bytes_min: u64, deadline: Instant) -> Waiter {
+        let mut waiter = Waiter { wanted, is_stable, bytes_min, deadline, bytes: 0 };
         waiter.bytes = waiter.parts().iter().map(|part| u128::from(part.bytes)).sum();
         waiter
     }
@@ -103,12 +105,13 @@ impl Waiters {
         &mut self,
         token: CallToken,
         partition: PartitionId,
-        bytes_from: impl Fn(Offset) -> u64,
+        bytes_from: impl Fn(Offset, bool) -> u64,
     ) -> bool {
         let Some(waiter) = self.by_token.get_mut(&token) else { return false };
+        let is_stable = waiter.is_stable;
         let parts = waiter.parts_mut();
         if let Ok(at) = parts.binary_search_by_key(&partition, |part| part.partition) {
-            let bytes = bytes_from(parts[at].from);
+            let bytes = bytes_from(parts[at].from, is_stable);
             let before = std::mem::replace(&mut parts[at].bytes, bytes);
             waiter.bytes = waiter.bytes - u128::from(before) + u128::from(bytes);
         }

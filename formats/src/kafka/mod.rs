@@ -18,6 +18,7 @@
 
 mod builder;
 mod codec;
+mod control;
 mod header;
 mod records;
 mod varint;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use builder::{KafkaBatchBuilder, KafkaRecord};
 pub use codec::KafkaCodec;
+pub use control::control_batch;
 pub use header::{
     BATCH_HEADER_BYTES, CRC_FROM, KafkaBatchHeader, attributes, check_produced, prefix, stamp_append_time,
 };

@@ -31,6 +31,8 @@ pub(crate) fn of(code: ErrorCode) -> ResponseError {
         // A client that is ahead of what is known sends again from there, or begins a new epoch.
         ErrorCode::OutOfOrderSequence | ErrorCode::UnknownProducer => ResponseError::OutOfOrderSequenceNumber,
         ErrorCode::ProducerFenced => ResponseError::InvalidProducerEpoch,
+        ErrorCode::InvalidTransaction => ResponseError::InvalidTxnState,
+        ErrorCode::ConcurrentTransaction => ResponseError::ConcurrentTransactions,
         ErrorCode::DuplicateSequence => ResponseError::DuplicateSequenceNumber,
         ErrorCode::OffsetOutOfRange => ResponseError::OffsetOutOfRange,
         ErrorCode::CorruptRange | ErrorCode::StorageFull | ErrorCode::StorageFenced => {

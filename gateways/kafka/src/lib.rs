@@ -19,6 +19,7 @@ mod meters;
 mod shape;
 pub mod table;
 mod topics;
+mod transactions;
 mod wire;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use martlet_shard::api::BrokerHandle;
 pub use config::{Addressing, KafkaConfig};
 pub use groups::{GroupConfig, GroupServices};
 pub use meters::{KafkaCounts, KafkaMeters, REQUEST_BUCKETS_US, RequestCounts};
+pub use transactions::{TransactionConfig, TransactionServices};
 
 /// The gateway of protocol `kafka`. Holds configuration and counters: one value serves every shard.
 #[derive(Clone, Debug)]

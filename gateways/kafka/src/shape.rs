@@ -91,6 +91,30 @@ pub(crate) const METADATA: &[Field] = &[array(0, &[uuid(10), text(0)]), i8(4), i
 
 pub(crate) const INIT_PRODUCER_ID: &[Field] = &[text(0), i32(0), i64(3), i16(3), i8(6), i8(6)];
 
+pub(crate) const ADD_PARTITIONS_TO_TXN: &[Field] =
+    &[text(0), i64(0), i16(0), array(0, &[text(0), numbers(0, 4)])];
+
+pub(crate) const ADD_OFFSETS_TO_TXN: &[Field] = &[text(0), i64(0), i16(0), text(0)];
+
+pub(crate) const END_TXN: &[Field] = &[text(0), i64(0), i16(0), i8(0)];
+
+pub(crate) const TXN_OFFSET_COMMIT: &[Field] = &[
+    text(0),
+    text(0),
+    i64(0),
+    i16(0),
+    i32(3),
+    text(3),
+    text(3),
+    array(0, &[text(0), array(0, &[i32(0), i64(0), i32(2), text(0)])]),
+];
+
+pub(crate) const DESCRIBE_PRODUCERS: &[Field] = &[array(0, &[text(0), numbers(0, 4)])];
+
+pub(crate) const DESCRIBE_TRANSACTIONS: &[Field] = &[texts(0)];
+
+pub(crate) const LIST_TRANSACTIONS: &[Field] = &[texts(0), numbers(0, 8), i64(1), text(2)];
+
 pub(crate) const OFFSET_COMMIT: &[Field] = &[
     text(0),
     i32(1),
@@ -374,6 +398,30 @@ mod tests {
         fits(46, &ListPartitionReassignmentsRequest::default().with_topics(Some(vec![topic])));
         fits(22, &InitProducerIdRequest::default().with_transactional_id(Some(text("t").into())));
         fits(22, &InitProducerIdRequest::default());
+    }
+
+    #[test]
+    fn transactions_have_the_published_shape() {
+        let topic = add_partitions_to_txn_request::AddPartitionsToTxnTopic::default()
+            .with_name(TopicName(text("topic")))
+            .with_partitions(vec![1, 2]);
+        let add = AddPartitionsToTxnRequest::default().with_v3_and_below_transactional_id(text("t").into());
+        fits(24, &add.with_v3_and_below_topics(vec![topic.clone(), topic]));
+        fits(25, &AddOffsetsToTxnRequest::default().with_transactional_id(text("t").into()));
+        fits(26, &EndTxnRequest::default().with_transactional_id(text("t").into()).with_committed(true));
+        let partition = txn_offset_commit_request::TxnOffsetCommitRequestPartition::default();
+        let topic = txn_offset_commit_request::TxnOffsetCommitRequestTopic::default()
+            .with_name(TopicName(text("topic")))
+            .with_partitions(vec![partition.clone().with_committed_metadata(Some(text("m"))), partition]);
+        fits(28, &TxnOffsetCommitRequest::default().with_topics(vec![topic]));
+        let topic = describe_producers_request::TopicRequest::default()
+            .with_name(TopicName(text("topic")))
+            .with_partition_indexes(vec![1, 2]);
+        fits(61, &DescribeProducersRequest::default().with_topics(vec![topic]));
+        let ids = vec![text("t").into(), text("u").into()];
+        fits(65, &DescribeTransactionsRequest::default().with_transactional_ids(ids));
+        let list = ListTransactionsRequest::default().with_state_filters(vec![text("Ongoing")]);
+        fits(66, &list.with_producer_id_filters(vec![7.into(), 8.into()]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use martlet_core::limits::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, NAME_BYTES_MAX, N
 use martlet_core::native::{
     ArchivedAppendRequest, ArchivedOffsetAt, ArchivedRequest, ArchivedRequestCall, ArchivedSetting, OffsetAt,
 };
-use martlet_core::{Acks, ErrorCode, PartitionId, ProducerId, Refusal, TopicName};
+use martlet_core::{Acks, ErrorCode, Offset, PartitionId, ProducerId, Refusal, TopicName};
 use martlet_formats::native::check_append;
 use martlet_shard::api::{Append, Call, Read};
 use rkyv::rancor;
@@ -87,6 +87,7 @@ fn asked(call: &ArchivedRequestCall, body: Bytes) -> Result<Asked, Refusal> {
             bytes_min: bytes_min.to_native(),
             bytes_max: bytes_max.to_native(),
             wait_ms: wait_ms.to_native(),
+            upto: Offset::MAX,
         }),
         R::OffsetFor { partition, at } => {
             Call::OffsetFor { partition: PartitionId(partition.to_native()), at: offset_at(at) }
@@ -202,6 +203,7 @@ fn append(request: &ArchivedAppendRequest, body: Bytes) -> Result<Append, Refusa
         base_sequence: request.base_sequence.to_native(),
         key_hash: request.key_hash.to_native(),
         body,
+        verification: None,
     })
 }
 

@@ -99,7 +99,9 @@ fn plain(reply: Reply, broker: &dyn Broker, listener: &str) -> ResponseAnswer {
         Reply::Topics(names) => ResponseAnswer::Topics { names },
         Reply::Done => ResponseAnswer::Done,
         Reply::Service(_) => unreachable!("native requests never call a service"),
-        Reply::Frames(_) | Reply::Readable(_) => unreachable!("no request of this protocol is answered so"),
+        Reply::Frames(_) | Reply::Readable(_) | Reply::Aborted(_) | Reply::Producers(_) => {
+            unreachable!("no request of this protocol is answered so")
+        }
     }
 }
 

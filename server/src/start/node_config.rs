@@ -7,7 +7,7 @@ use std::time::Duration;
 use martlet_core::NodeId;
 use martlet_core::config::Settings;
 use martlet_core::limits::SHARDS_MAX;
-use martlet_gateway_kafka::{Addressing, GroupConfig, GroupServices, KafkaConfig};
+use martlet_gateway_kafka::{Addressing, GroupConfig, GroupServices, KafkaConfig, TransactionConfig, TransactionServices};
 use martlet_net::{ConnectionLimits, ListenerConfig};
 use martlet_node::NodeConfig;
 use martlet_wal::config::StoreConfig;
@@ -34,7 +34,10 @@ pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> 
     config.listeners = vec![native_listener(settings)?];
     if let Some(kafka) = kafka_listener(settings)? {
         config.listeners.push(kafka);
-        config.services = vec![Arc::new(GroupServices::new(groups(settings)))];
+        config.services = vec![
+            Arc::new(GroupServices::new(groups(settings))),
+            Arc::new(TransactionServices::new(TransactionConfig::default())),
+        ];
     }
     config.drain = settings.duration("node.drain_wait").unwrap_or(Duration::from_secs(20));
     config.geometry.file_bytes = settings.bytes("wal.file_bytes");

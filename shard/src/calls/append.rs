@@ -16,7 +16,7 @@ use crate::pending::{Callers, Pending, Write};
 use crate::settings::Settings;
 
 /// Flags a client may set.
-const CLIENT_FLAGS: u16 = flags::UNIFORM_KEY | flags::LOG_APPEND_TIME;
+const CLIENT_FLAGS: u16 = flags::UNIFORM_KEY | flags::LOG_APPEND_TIME | flags::TRANSACTIONAL;
 
 impl Engine {
     pub(crate) fn append(
@@ -32,7 +32,14 @@ impl Engine {
         let (partition, topic) = Engine::lookup(&self.partitions, append.partition)
             .ok_or_else(|| self.not_here(append.partition))?;
         check_shape(&append, &topic.settings)?;
+        if append.flags & flags::TRANSACTIONAL != 0
+            && self.granted.is_none()
+            && self.verifications.holds(append.partition, append.producer)
+        {
+            return self.verify(token, context, append);
+        }
         let acks = append.acks.unwrap_or(topic.settings.acks);
+        let narrow = append.base_sequence;
         if append.format == format::KAFKA_V2 && append.base_sequence >= 0 {
             let Append { producer, producer_epoch, base_sequence, .. } = append;
             append.base_sequence = partition.memory.producers.widen(producer, producer_epoch, base_sequence);
@@ -46,6 +53,9 @@ impl Engine {
                 Verdict::Refused(_) if self.fenced.is_some() => return self.check_writable(0).map(|()| None),
                 Verdict::Refused(refusal) => return Err(refusal),
             }
+        }
+        if append.producer.0 != 0 && self.must_verify(partition, &append)? {
+            return self.verify(token, context, Append { base_sequence: narrow, ..append });
         }
         let bytes = FRAME_HEADER_BYTES + append.body.len();
         self.check_writable(bytes)?;
@@ -114,6 +124,10 @@ impl Engine {
             let (base_offset, broker_time) = (header.base_offset, header.broker_time);
             partition.memory.producers.stage(sequence, base_offset, broker_time, lsn, self.durable);
             self.producer_count += partition.memory.producers.len() - before;
+        }
+        if header.flags & flags::TRANSACTIONAL != 0 {
+            let producer = append.producer;
+            partition.memory.transactions.begin(producer, append.producer_epoch, header.base_offset);
         }
         self.counters.batches += 1;
         self.counters.records += u64::from(header.record_count);

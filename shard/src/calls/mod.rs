@@ -6,6 +6,7 @@ mod cursor;
 mod producer;
 mod read;
 mod topic;
+mod transaction;
 
 use martlet_core::{ErrorCode, Now, PartitionId, Principal, Refusal, TopicName};
 

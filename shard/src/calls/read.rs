@@ -26,25 +26,25 @@ impl Engine {
         let bytes_max = read.bytes_max.min(READ_BYTES_MAX);
         let bytes_min = read.bytes_min.clamp(1, bytes_max.max(1));
         if partition.bytes_from(read.from) >= u64::from(bytes_min) || read.wait_ms == 0 {
-            self.fetch(token, id, read.from, bytes_max);
+            self.fetch(token, id, (read.from, read.upto), bytes_max);
             return Ok(None);
         }
         let part = Part { partition: id, from: read.from, bytes: 0 };
         let wanted = Wanted::Frames { part, bytes_max };
-        self.wait(token, wanted, (bytes_min, read.wait_ms), now)
+        self.wait(token, (wanted, false), (bytes_min, read.wait_ms), now)
     }
 
     /// Keeps a read until there are enough bytes for it, or its time is over.
     fn wait(
         &mut self,
         token: CallToken,
-        wanted: Wanted,
+        (wanted, is_stable): (Wanted, bool),
         (bytes_min, wait_ms): (u32, u32),
         now: Now,
     ) -> Outcome {
         let wait = Duration::from_millis(u64::from(wait_ms.min(READ_WAIT_MS_MAX)));
         let deadline = now.instant.after(wait);
-        let waiter = Waiter::new(wanted, u64::from(bytes_min), deadline);
+        let waiter = Waiter::new(wanted, is_stable, u64::from(bytes_min), deadline);
         let is_full = |part: &Part| {
             let partition = self.partitions.get(&part.partition);
             partition.is_some_and(|partition| partition.waiters >= PARTITION_WAITERS_MAX)
@@ -70,11 +70,17 @@ impl Engine {
     }
 
     /// Sends a read to storage.
-    fn fetch(&mut self, token: CallToken, id: PartitionId, from: Offset, bytes_max: u32) {
+    fn fetch(
+        &mut self,
+        token: CallToken,
+        id: PartitionId,
+        (from, upto): (Offset, Offset),
+        bytes_max: u32,
+    ) {
         let Some(partition) = self.partitions.get(&id) else {
             return self.answer(token, Err(unknown_partition(id)));
         };
-        let (log_start, upto) = (partition.log_start, partition.committed.max(from));
+        let (log_start, upto) = (partition.log_start, partition.committed.min(upto).max(from));
         self.counters.reads += 1;
         self.answers.push(Answer::Fetch { token, partition: id, from, upto, bytes_max, log_start });
     }
@@ -82,10 +88,14 @@ impl Engine {
     /// The wait of a read is over, with or without records.
     pub(crate) fn end_wait(&mut self, token: CallToken, waiter: Waiter) {
         self.uncount(&waiter);
+        let is_stable = waiter.is_stable;
         match waiter.wanted {
-            Wanted::Frames { part, bytes_max } => self.fetch(token, part.partition, part.from, bytes_max),
+            Wanted::Frames { part, bytes_max } => {
+                self.fetch(token, part.partition, (part.from, Offset::MAX), bytes_max);
+            }
             Wanted::Facts(parts) => {
-                let facts = parts.iter().map(|part| self.readable(part.partition, part.from)).collect();
+                let facts = |part: &Part| self.readable(part.partition, part.from, is_stable);
+                let facts = parts.iter().map(facts).collect();
                 self.answer(token, Ok(Reply::Readable(facts)));
             }
         }
@@ -101,14 +111,16 @@ impl Engine {
     }
 
     /// What a reader finds who stands at `from`.
-    fn readable(&self, id: PartitionId, from: Offset) -> Result<Readable, Refusal> {
+    fn readable(&self, id: PartitionId, from: Offset, is_stable: bool) -> Result<Readable, Refusal> {
         let partition = self.partitions.get(&id).ok_or_else(|| self.not_here(id))?;
         check_range(partition, id, from)?;
         Ok(Readable {
             epoch: partition.epoch,
             log_start: partition.log_start,
             committed: partition.committed,
-            bytes: partition.bytes_from(from),
+            stable: partition.stable(),
+            has_aborted: partition.memory.transactions.has_aborted(),
+            bytes: partition.bytes_for(from, is_stable),
         })
     }
 
@@ -121,7 +133,7 @@ impl Engine {
         for id in ids {
             let passed = self.pass_partition(context, Operation::Describe, *id, Cost::default(), now);
             let end = self.partitions.get(id).map_or(0, |partition| partition.committed);
-            facts.push(passed.and_then(|()| self.readable(*id, end)));
+            facts.push(passed.and_then(|()| self.readable(*id, end, false)));
         }
         Ok(Some(Reply::Readable(facts)))
     }
@@ -141,7 +153,7 @@ impl Engine {
         let mut facts = Vec::with_capacity(wait.parts.len());
         for (id, from) in &wait.parts {
             let passed = self.pass_partition(context, Operation::Read, *id, Cost::default(), now);
-            facts.push(passed.and_then(|()| self.readable(*id, *from)));
+            facts.push(passed.and_then(|()| self.readable(*id, *from, wait.is_stable)));
         }
         let known = |fact: &Result<Readable, Refusal>| fact.as_ref().map_or(0, |fact| fact.bytes);
         let bytes = facts.iter().map(known).fold(0, u64::saturating_add);
@@ -151,7 +163,8 @@ impl Engine {
         }
         let parts = wait.parts.iter().zip(&facts);
         let parts = parts.map(|((id, from), fact)| Part { partition: *id, from: *from, bytes: known(fact) });
-        self.wait(token, Wanted::Facts(parts.collect()), (wait.bytes_min, wait.wait_ms), now)
+        let wanted = (Wanted::Facts(parts.collect()), wait.is_stable);
+        self.wait(token, wanted, (wait.bytes_min, wait.wait_ms), now)
     }
 
     /// Wakes the reads for which enough was committed.
@@ -164,7 +177,7 @@ impl Engine {
             }
             for token in self.waiters.of(id) {
                 let Some(partition) = self.partitions.get(&id) else { break };
-                if self.waiters.is_served(token, id, |from| partition.bytes_from(from))
+                if self.waiters.is_served(token, id, |from, is_stable| partition.bytes_for(from, is_stable))
                     && let Some(waiter) = self.waiters.remove(token)
                 {
                     self.end_wait(token, waiter);
@@ -246,6 +259,7 @@ impl Engine {
         let Some(partition) = self.partitions.get_mut(&id) else { return Ok(None) };
         partition.log_start = partition.log_start.max(before);
         let log_start = partition.log_start;
+        partition.memory.transactions.trim(log_start);
         let lsn = log.trim(id, log_start);
         self.counters.trims += 1;
         self.queue.push(Pending {

@@ -153,6 +153,7 @@ pub(crate) fn batch(partition: PartitionId, base_sequence: i64, count: u32) -> A
         base_sequence,
         key_hash: 0,
         body,
+        verification: None,
     }
 }
 
@@ -161,7 +162,7 @@ pub(crate) fn plain(partition: PartitionId, count: u32) -> Append {
 }
 
 pub(crate) fn read(partition: PartitionId, from: u64, bytes_min: u32, wait_ms: u32) -> Call {
-    Call::Read(Read { partition, from, bytes_min, bytes_max: 1 << 20, wait_ms })
+    Call::Read(Read { partition, from, bytes_min, bytes_max: 1 << 20, wait_ms, upto: u64::MAX })
 }
 
 pub(crate) fn offset_of(reply: Result<Reply, Refusal>) -> (u64, bool) {

@@ -111,7 +111,7 @@ fn a_wait_counts_the_bytes_of_all_its_partitions() {
     let ids = bench.topic("t", 3, &[]);
     let wait = |bench: &mut Bench, bytes_min, wait_ms| {
         let parts = ids.iter().map(|id| (*id, 0)).collect();
-        bench.submit(Call::Await(Await { parts, bytes_min, wait_ms }))
+        bench.submit(Call::Await(Await { parts, bytes_min, wait_ms, is_stable: false }))
     };
     let frame = 128 + plain(ids[0], 1).body.len() as u64;
     let (any, both) = (wait(&mut bench, 1, 1000), wait(&mut bench, frame as u32 + 1, 1000));
@@ -134,7 +134,9 @@ fn a_wait_ends_with_what_cannot_be_read() {
     let mut bench = Bench::new();
     let (kept, gone) = (bench.topic("t", 1, &[])[0], bench.topic("u", 1, &[])[0]);
     let wait =
-        |bench: &mut Bench, parts| bench.submit(Call::Await(Await { parts, bytes_min: 1, wait_ms: 1000 }));
+        |bench: &mut Bench, parts| {
+            bench.submit(Call::Await(Await { parts, bytes_min: 1, wait_ms: 1000, is_stable: false }))
+        };
     let waiting = wait(&mut bench, vec![(kept, 0), (gone, 0)]);
     bench.call(Call::TopicDelete { name: "u".parse().unwrap() }).unwrap();
     let expected = vec![Ok(0), Err(ErrorCode::UnknownPartition)];

@@ -180,6 +180,7 @@ impl World {
             base_sequence: batch.base_sequence,
             key_hash: 0,
             body,
+            verification: None,
         })
     }
 
@@ -204,7 +205,7 @@ impl World {
         let from = log_start + self.dice.below(end - log_start.min(end) + 1);
         let bytes_max = 1 + self.dice.below(20_000) as u32;
         let wait_ms = if self.dice.once_in(2) { 0 } else { self.dice.below(100) as u32 };
-        let read = Read { partition, from, bytes_min: 1, bytes_max, wait_ms };
+        let read = Read { partition, from, bytes_min: 1, bytes_max, wait_ms, upto: Offset::MAX };
         self.submit(Call::Read(read), Job::Read { partition, from })
     }
 

@@ -418,6 +418,7 @@ impl World {
             Answer::FindTime { token, partition, time, upto } => {
                 (Reading { token }, seat.store.find_time(partition, time, upto))
             }
+            Answer::Call { .. } => return Err("a call was made where nothing makes any".to_owned()),
         };
         match start {
             ReadStart::Ended(end) => self.on_read(reading, end),

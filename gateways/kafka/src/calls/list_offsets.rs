@@ -6,7 +6,7 @@ use std::rc::Rc;
 use kafka_protocol::ResponseError;
 use martlet_core::limits::KAFKA_REQUEST_ELEMENTS_MAX;
 use martlet_core::native::OffsetAt;
-use martlet_core::{ErrorCode, PartitionId, Refusal};
+use martlet_core::{ErrorCode, Offset, PartitionId, Refusal};
 use martlet_shard::api::{Call, Frames, Reply};
 
 use crate::answer::{Answer, Answering, Request};
@@ -16,6 +16,8 @@ use crate::frames::{Found, found_at};
 use crate::topics::TopicKey;
 use crate::wire::{Body, Malformed, Reader};
 
+/// The isolation level of those who read what is decided only.
+const READ_COMMITTED: i8 = 1;
 /// What clients ask for instead of a time.
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -28,6 +30,8 @@ const SEARCH_STEPS_MAX: usize = 64;
 const NONE: Found = Found { offset: -1, timestamp: -1 };
 
 pub(crate) struct Asked {
+    /// Only what is decided counts.
+    is_stable: bool,
     topics: Vec<(String, Vec<Partition>)>,
 }
 
@@ -48,9 +52,7 @@ pub(crate) fn list_offsets(context: Rc<Context>, request: Request) -> Answering 
 
 pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
     let _replica = reader.i32()?;
-    if version >= 2 {
-        let _isolation = reader.i8()?;
-    }
+    let is_stable = version >= 2 && reader.i8()? == READ_COMMITTED;
     let mut elements = 0;
     let mut topics = Vec::new();
     for _ in 0..reader.count()? {
@@ -77,7 +79,7 @@ pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed>
         let _timeout = reader.i32()?;
     }
     reader.tags()?;
-    Ok(Asked { topics })
+    Ok(Asked { is_stable, topics })
 }
 
 async fn answer(context: &Context, asked: Asked, request: &Request) -> Body {
@@ -86,6 +88,7 @@ async fn answer(context: &Context, asked: Asked, request: &Request) -> Body {
     if version >= 2 {
         body.i32(0);
     }
+    let is_stable = asked.is_stable;
     body.length(Some(asked.topics.len()));
     for (name, partitions) in asked.topics {
         body.text(&name);
@@ -98,7 +101,7 @@ async fn answer(context: &Context, asked: Asked, request: &Request) -> Body {
                 Err(refusal) => Err(errors::of(refusal.code)),
             };
             let found = match partition {
-                Ok((partition, _)) => find(context, partition, &asked, version).await,
+                Ok((partition, _)) => find(context, (partition, is_stable), &asked, version).await,
                 Err(error) => Err(error),
             };
             let error = found.as_ref().err().map_or(errors::NONE, |error| errors::code(*error));
@@ -127,7 +130,7 @@ async fn answer(context: &Context, asked: Asked, request: &Request) -> Body {
 
 async fn find(
     context: &Context,
-    partition: PartitionId,
+    (partition, is_stable): (PartitionId, bool),
     asked: &Partition,
     version: i16,
 ) -> Result<Found, ResponseError> {
@@ -140,6 +143,10 @@ async fn find(
         _ => Err(ResponseError::UnknownServerError),
     };
     match asked.time {
+        LATEST if is_stable => {
+            let offset = i64::try_from(stable(context, partition).await.map_err(map)?).unwrap_or(i64::MAX);
+            Ok(Found { offset, timestamp: -1 })
+        }
         LATEST => plain(OffsetAt::Latest).await,
         EARLIEST => plain(OffsetAt::Earliest).await,
         EARLIEST_LOCAL if version >= 8 => plain(OffsetAt::Earliest).await,
@@ -149,9 +156,22 @@ async fn find(
         EARLIEST_PENDING_UPLOAD if version >= 11 => Ok(NONE),
         time if time >= 0 => {
             let frames = first_at(context, partition, time).await.map_err(map)?;
-            Ok(found_at(&frames, time).map_err(map)?.unwrap_or(NONE))
+            let found = found_at(&frames, time).map_err(map)?.unwrap_or(NONE);
+            if !is_stable || found.offset < 0 {
+                return Ok(found);
+            }
+            let stable = stable(context, partition).await.map_err(map)?;
+            Ok(if u64::try_from(found.offset).is_ok_and(|offset| offset < stable) { found } else { NONE })
         }
         _ => Err(ResponseError::InvalidRequest),
+    }
+}
+
+/// Where what is undecided begins.
+async fn stable(context: &Context, partition: PartitionId) -> Result<Offset, Refusal> {
+    match context.ask(Call::Facts { partitions: vec![partition] }).await? {
+        Reply::Readable(mut facts) if facts.len() == 1 => facts.remove(0).map(|facts| facts.stable),
+        _ => Err(Refusal::new(ErrorCode::Internal, "facts of one partition were asked for")),
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod list_offsets;
 mod metadata;
 pub(crate) mod produce;
 mod producer;
+mod transactions;
 mod versions;
 
 pub(crate) use admin::*;
@@ -20,4 +21,5 @@ pub(crate) use list_offsets::list_offsets;
 pub(crate) use metadata::metadata;
 pub(crate) use produce::produce;
 pub(crate) use producer::init_producer_id;
+pub(crate) use transactions::*;
 pub(crate) use versions::{api_versions, unsupported as unsupported_versions};

@@ -8,17 +8,23 @@ use kafka_protocol::ResponseError;
 use martlet_core::frame::{flags, format};
 use martlet_core::limits::KAFKA_REQUEST_ELEMENTS_MAX;
 use martlet_core::{Acks, ErrorCode, ProducerId, Refusal, TopicId};
-use martlet_formats::kafka::{CRC_FROM, KafkaBatchError, KafkaCodec, check_produced, stamp_append_time};
+use martlet_formats::kafka::{
+    CRC_FROM, KafkaBatchError, KafkaBatchHeader, KafkaCodec, check_produced, stamp_append_time,
+};
 use martlet_shard::api::{Append, Call, Reply, Replying};
 
 use crate::answer::{Answer, Answering, Request, ready};
 use crate::context::Context;
 use crate::errors;
 use crate::topics::{Topic, TopicKey};
+use crate::transactions::ask::{Ask, Claim, Target, What};
 use crate::wire::{Body, Malformed, Reader};
 
 /// Batches may be compressed with zstd from this version on.
 const ZSTD_FROM: i16 = 7;
+
+/// A batch adds its partition to its transaction from this version on; before, the client does.
+const ADDS_FROM: i16 = 12;
 
 /// Batches by partition.
 type Batches = Vec<(i32, Option<Bytes>)>;
@@ -26,7 +32,7 @@ type Batches = Vec<(i32, Option<Bytes>)>;
 pub(crate) struct Asked {
     /// `None` = the topic's level.
     acks: Option<Acks>,
-    is_transactional: bool,
+    transaction: Option<String>,
     topics: Vec<(TopicKey, Batches)>,
 }
 
@@ -59,9 +65,9 @@ pub(crate) fn produce(context: Rc<Context>, request: Request) -> Answering {
     };
     let begin = |(key, batches): (TopicKey, Batches)| {
         let topic = find(&context, &key);
-        let one = |(index, batch)| {
-            begin(&context, &request, (asked.acks, asked.is_transactional), &topic, index, batch)
-        };
+        let transaction = asked.transaction.as_deref();
+        let one =
+            |(index, batch)| begin(&context, &request, (asked.acks, transaction), &topic, index, batch);
         let begun: Vec<Begun> = batches.into_iter().map(one).collect();
         (key, begun)
     };
@@ -73,7 +79,7 @@ pub(crate) fn produce(context: Rc<Context>, request: Request) -> Answering {
 }
 
 pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed> {
-    let is_transactional = reader.nullable_text()?.is_some();
+    let transaction = reader.nullable_text()?.map(str::to_owned);
     let acks = match reader.i16()? {
         0 => Some(Acks::None),
         1 => Some(Acks::Memory),
@@ -104,7 +110,7 @@ pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed>
         topics.push((key, batches));
     }
     reader.tags()?;
-    Ok(Asked { acks, is_transactional, topics })
+    Ok(Asked { acks, transaction, topics })
 }
 
 /// Looks a topic up without waiting. The engine knows its topics at once, but for the first moments of its
@@ -126,7 +132,7 @@ fn find(context: &Context, key: &TopicKey) -> Result<Rc<Topic>, Refused> {
 fn begin(
     context: &Context,
     request: &Request,
-    (acks, is_transactional): (Option<Acks>, bool),
+    (acks, transaction): (Option<Acks>, Option<&str>),
     topic: &Result<Rc<Topic>, Refused>,
     index: i32,
     batch: Option<Bytes>,
@@ -134,10 +140,9 @@ fn begin(
     let mut append_time = -1;
     let outcome = match topic {
         Err(Refused(error, text)) => Err(Refused(*error, text.clone())),
-        Ok(topic) => append(context, request.version, topic, index, batch).and_then(|append| {
-            if is_transactional {
-                let text = "transactions are not served yet: produce without a transactional id".to_owned();
-                return Err(Refused(ResponseError::InvalidTxnState, text));
+        Ok(topic) => append(context, request.version, topic, index, batch).and_then(|mut append| {
+            if append.flags & flags::TRANSACTIONAL != 0 {
+                verify(&mut append, request.version, transaction, (topic, index))?;
             }
             if append.flags & flags::LOG_APPEND_TIME != 0 {
                 append_time = append.timestamp_max;
@@ -146,6 +151,31 @@ fn begin(
         }),
     };
     Begun { index, append_time, outcome }
+}
+
+/// Says whom the engine asks whether the transaction of a batch may have records in its partition.
+fn verify(
+    append: &mut Append,
+    version: i16,
+    transaction: Option<&str>,
+    (topic, index): (&Topic, i32),
+) -> Result<(), Refused> {
+    let Some(id) = transaction.filter(|_| append.producer.0 != 0) else {
+        let text = "a batch of a transaction needs the transactional id and a producer".to_owned();
+        return Err(Refused(ResponseError::InvalidTxnState, text));
+    };
+    let claim = Claim {
+        producer: i64::try_from(append.producer.0).unwrap_or(i64::MAX),
+        epoch: i16::try_from(append.producer_epoch).unwrap_or(i16::MAX),
+    };
+    let target = Target::Partition {
+        partition: append.partition,
+        topic: topic.id,
+        index: u32::try_from(index).unwrap_or(0),
+    };
+    let what = What::Admit { claim, target, adds: version >= ADDS_FROM };
+    append.verification = Some(Box::new(Ask::call(id, what)));
+    Ok(())
 }
 
 /// Checks a batch and makes the call of it.
@@ -168,10 +198,6 @@ fn append(
         let text = format!("zstd is for produce requests of version {ZSTD_FROM} or newer");
         return Err(Refused(ResponseError::UnsupportedCompressionType, text));
     }
-    if header.is_transactional() {
-        let text = "transactions are not served yet: produce without a transactional id".to_owned();
-        return Err(Refused(ResponseError::InvalidTxnState, text));
-    }
     if header.producer_id == 0 {
         let text = "no producer has the id 0: ask for one".to_owned();
         return Err(Refused(ResponseError::InvalidProducerIdMapping, text));
@@ -186,7 +212,7 @@ fn append(
         partition,
         acks: None,
         format: format::KAFKA_V2,
-        flags: if topic.has_broker_time { flags::LOG_APPEND_TIME } else { 0 },
+        flags: flags_of(topic, &header),
         body_crc_from: CRC_FROM as u8,
         body_crc: header.crc,
         crc_is_verified: true,
@@ -199,7 +225,14 @@ fn append(
         base_sequence: i64::from(header.base_sequence),
         key_hash: 0,
         body,
+        verification: None,
     })
+}
+
+fn flags_of(topic: &Topic, header: &KafkaBatchHeader) -> u16 {
+    let append_time = if topic.has_broker_time { flags::LOG_APPEND_TIME } else { 0 };
+    let transactional = if header.is_transactional() { flags::TRANSACTIONAL } else { 0 };
+    append_time | transactional
 }
 
 fn refused(error: KafkaBatchError) -> Refused {
@@ -223,7 +256,13 @@ async fn answer(topics: Vec<(TopicKey, Vec<Begun>)>, request: &Request) -> Body 
         body.length(Some(batches.len()));
         for Begun { index, append_time, outcome } in batches {
             let outcome = match outcome {
-                Ok(replying) => replying.await.map_err(Refused::from),
+                Ok(replying) => replying.await.map_err(|refusal| match refusal.code {
+                    // Older clients would not try again.
+                    ErrorCode::ConcurrentTransaction if version < ADDS_FROM => {
+                        Refused(ResponseError::NotEnoughReplicas, refusal.detail)
+                    }
+                    _ => refusal.into(),
+                }),
                 Err(refused) => Err(refused),
             };
             body.i32(index);

@@ -1,5 +1,6 @@
 //! What connections ask of groups and hear from them: plain values, free of the versions of the wire.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,16 @@ pub(crate) enum What {
     Fetch {
         claim: Option<(String, i32)>,
         topics: Option<Vec<(String, Vec<u32>)>>,
+        /// Partitions with an offset whose transaction is open are refused.
+        is_stable: bool,
+    },
+    /// Offsets of a transaction: they count when it is committed.
+    TransactionCommit(TransactionCommit),
+    /// The transaction of a producer has ended.
+    EndTransaction {
+        producer: i64,
+        epoch: i16,
+        is_commit: bool,
     },
     DeleteOffsets(Vec<(String, Vec<u32>)>),
     Describe,
@@ -56,6 +67,8 @@ pub(crate) enum Told {
     /// For each partition, in the order of the request.
     Committed(Vec<Vec<Option<Failure>>>),
     Fetched(Result<Vec<FetchedTopic>, Failure>),
+    /// Come again with this number when the coordinator has said that the transaction may have offsets here.
+    Unverified(u64),
     OffsetsDeleted(Result<Vec<Vec<Option<Failure>>>, Failure>),
     Described(Result<Described, Failure>),
     ConsumerHeartbeat(Result<ConsumerTold, (Failure, String)>),
@@ -153,11 +166,22 @@ pub(crate) struct CommitPartition {
     pub(crate) metadata: String,
 }
 
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct TransactionCommit {
+    pub(crate) commit: Commit,
+    pub(crate) producer: i64,
+    pub(crate) epoch: i16,
+    /// The number that [`Told::Unverified`] gave.
+    pub(crate) verified: Option<u64>,
+}
+
 /// A topic with what was committed, by partition; `None` = nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct FetchedTopic {
     pub(crate) topic: String,
     pub(crate) partitions: Vec<(u32, Option<Committed>)>,
+    /// Those with an offset whose transaction is open, for who asked for stable ones only.
+    pub(crate) unstable: BTreeSet<u32>,
 }
 
 /// A committed offset.

@@ -7,7 +7,7 @@
 
 pub(crate) mod ask;
 mod classic;
-mod codec;
+pub(crate) mod codec;
 mod config;
 mod consumer;
 mod offsets;

@@ -53,13 +53,18 @@ pub(crate) fn fetch(context: Rc<Context>, mut request: Request) -> Answering {
 struct Fetched {
     error: Option<ResponseError>,
     high_watermark: i64,
+    /// The last stable offset.
+    stable: i64,
     log_start: i64,
+    /// Producers whose transactions were aborted and have records here, with where those begin; `None` for
+    /// who reads everything.
+    aborted: Option<Vec<(i64, i64)>>,
     records: crate::frames::Records,
 }
 
 impl Fetched {
     fn refused(error: ResponseError) -> Fetched {
-        Fetched { error: Some(error), high_watermark: -1, log_start: -1, ..Fetched::default() }
+        Fetched { error: Some(error), high_watermark: -1, stable: -1, log_start: -1, ..Fetched::default() }
     }
 
     fn code(&self) -> i16 {

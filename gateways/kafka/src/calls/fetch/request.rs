@@ -7,12 +7,17 @@ use super::Partition;
 use crate::topics::TopicKey;
 use crate::wire::{Malformed, Reader};
 
+/// The isolation level of those who read what is decided only.
+const READ_COMMITTED: i8 = 1;
+
 /// What a client asks for.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(super) wait_ms: u32,
     pub(super) bytes_min: u64,
     pub(super) bytes_max: usize,
+    /// Only records of transactions that were committed, and of none.
+    pub(super) is_stable: bool,
     /// 0 = none.
     pub(super) session: i32,
     /// 0 opens a session, -1 does without.
@@ -28,7 +33,7 @@ pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed>
     let wait_ms = u32::try_from(reader.i32()?).unwrap_or(0);
     let bytes_min = u64::try_from(reader.i32()?).unwrap_or(0);
     let bytes_max = usize::try_from(reader.i32()?).unwrap_or(0);
-    let _isolation = reader.i8()?;
+    let is_stable = reader.i8()? == READ_COMMITTED;
     let (session, session_epoch) = if version >= 7 { (reader.i32()?, reader.i32()?) } else { (0, -1) };
     let mut elements = 0;
     let mut counted = |count: usize| {
@@ -75,5 +80,5 @@ pub(crate) fn read(mut reader: Reader, version: i16) -> Result<Asked, Malformed>
         let _rack = reader.text()?;
     }
     reader.tags()?;
-    Ok(Asked { wait_ms, bytes_min, bytes_max, session, session_epoch, partitions, forgotten })
+    Ok(Asked { wait_ms, bytes_min, bytes_max, is_stable, session, session_epoch, partitions, forgotten })
 }

@@ -53,13 +53,16 @@ fn partition(body: &mut Body, version: i16, index: i32, fetched: Fetched) {
     body.i32(index);
     body.i16(fetched.code());
     body.i64(fetched.high_watermark);
-    // Nothing is undecided without transactions.
-    body.i64(fetched.high_watermark);
+    body.i64(fetched.stable);
     if version >= 5 {
         body.i64(fetched.log_start);
     }
-    // No transaction was aborted.
-    body.length(None);
+    body.length(fetched.aborted.as_ref().map(Vec::len));
+    for (producer, first) in fetched.aborted.into_iter().flatten() {
+        body.i64(producer);
+        body.i64(first);
+        body.tags();
+    }
     if version >= 11 {
         // Read here, from no other replica.
         body.i32(-1);

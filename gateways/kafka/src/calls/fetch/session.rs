@@ -20,8 +20,8 @@ const WITHOUT: i32 = -1;
 #[derive(Clone, Debug)]
 struct Followed {
     partition: Partition,
-    /// High watermark and start of the log; `None` = nothing yet.
-    told: Option<(i64, i64)>,
+    /// High watermark, last stable offset and start of the log; `None` = nothing yet.
+    told: Option<(i64, i64, i64)>,
 }
 
 /// A client's session, or the partitions of one fetch without.
@@ -147,7 +147,7 @@ impl Session {
         for (topic, index, fetched) in fetched {
             let key = (topic, index);
             let Some(followed) = self.followed.get_mut(&key) else { continue };
-            let facts = (fetched.high_watermark, fetched.log_start);
+            let facts = (fetched.high_watermark, fetched.stable, fetched.log_start);
             let is_news = !self.is_incremental
                 || fetched.error.is_some()
                 || fetched.records.bytes > 0

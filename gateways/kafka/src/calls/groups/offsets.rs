@@ -98,7 +98,8 @@ pub(crate) fn offset_fetch(context: Rc<Context>, request: Request) -> Answering 
                 let member = optional(&one.member_id).unwrap_or_default();
                 let claim =
                     (one.member_epoch >= 0 || !member.is_empty()).then_some((member, one.member_epoch));
-                let fetched = fetch(&context, &request, one.group_id.as_str(), claim, topics).await;
+                let asked = (topics, asked.require_stable);
+                let fetched = fetch(&context, &request, one.group_id.as_str(), claim, asked).await;
                 groups.push(fetched_group(one.group_id.as_str(), fetched));
             }
             OffsetFetchResponse::default().with_groups(groups)
@@ -106,7 +107,8 @@ pub(crate) fn offset_fetch(context: Rc<Context>, request: Request) -> Answering 
             let topics: Asked = asked.topics.as_ref().map(|topics| {
                 topics.iter().map(|one| (string(&one.name), indexes(&one.partition_indexes))).collect()
             });
-            let fetched = fetch(&context, &request, asked.group_id.as_str(), None, topics.clone()).await;
+            let wanted = (topics.clone(), asked.require_stable);
+            let fetched = fetch(&context, &request, asked.group_id.as_str(), None, wanted).await;
             fetched_old(fetched, topics, request.version)
         };
         Answer::message(&answer, request.version)
@@ -122,9 +124,9 @@ async fn fetch(
     request: &Request,
     name: &str,
     claim: Option<(String, i32)>,
-    topics: Asked,
+    (topics, is_stable): (Asked, bool),
 ) -> Fetched {
-    match context.ask_group(request, name, What::Fetch { claim, topics }).await {
+    match context.ask_group(request, name, What::Fetch { claim, topics, is_stable }).await {
         Ok(Told::Fetched(fetched)) => fetched,
         Ok(_) => Err(ResponseError::UnknownServerError),
         Err(failure) => Err(failure),
@@ -144,12 +146,15 @@ fn fetched_group(name: &str, fetched: Fetched) -> OffsetFetchResponseGroup {
     };
     let topics = topics.into_iter().map(|fetched| {
         let partitions = fetched.partitions.into_iter().map(|(partition, committed)| {
-            let committed = shown(committed);
+            let is_unstable = fetched.unstable.contains(&partition);
+            let committed = shown(committed.filter(|_| !is_unstable));
+            let failure = is_unstable.then_some(ResponseError::UnstableOffsetCommit);
             OffsetFetchResponsePartitions::default()
                 .with_partition_index(partition as i32)
                 .with_committed_offset(committed.offset)
                 .with_committed_leader_epoch(committed.leader_epoch)
                 .with_metadata(Some(text(committed.metadata)))
+                .with_error_code(number(failure))
         });
         OffsetFetchResponseTopics::default()
             .with_name(topic(fetched.topic))
@@ -165,12 +170,15 @@ fn fetched_old(fetched: Fetched, asked: Asked, version: i16) -> OffsetFetchRespo
         let none = |(topic, partitions): (String, Vec<u32>)| FetchedTopic {
             topic,
             partitions: partitions.into_iter().map(|partition| (partition, None)).collect(),
+            ..FetchedTopic::default()
         };
         asked.unwrap_or_default().into_iter().map(none).collect()
     });
     let topics = topics.into_iter().map(|fetched| {
         let partitions = fetched.partitions.into_iter().map(|(partition, committed)| {
-            let committed = shown(committed);
+            let is_unstable = fetched.unstable.contains(&partition);
+            let committed = shown(committed.filter(|_| !is_unstable));
+            let failure = failure.or(is_unstable.then_some(ResponseError::UnstableOffsetCommit));
             OffsetFetchResponsePartition::default()
                 .with_partition_index(partition as i32)
                 .with_committed_offset(committed.offset)

@@ -27,7 +27,8 @@ pub(super) fn unavailable(told: Told) -> Told {
         Told::ConsumerHeartbeat(_) => {
             Told::ConsumerHeartbeat(Err((failure, "the log takes no writes now: come again".to_owned())))
         }
-        told @ (Told::Fetched(_) | Told::Described(_) | Told::ConsumerDescribed(_) | Told::Listed(_)) => told,
+        told @ (Told::Fetched(_)
+        | Told::Unverified(_) | Told::Described(_) | Told::ConsumerDescribed(_) | Told::Listed(_)) => told,
     }
 }
 

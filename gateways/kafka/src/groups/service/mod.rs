@@ -5,6 +5,7 @@
 mod answer;
 mod offset_calls;
 mod sweep;
+mod transactions;
 
 #[cfg(test)]
 mod tests;
@@ -131,6 +132,7 @@ pub(crate) struct Groups {
     /// Where the next sweep goes on.
     swept_to: Option<String>,
     counters: GroupCounters,
+    transactions: transactions::Pendings,
 }
 
 impl Groups {
@@ -144,6 +146,7 @@ impl Groups {
             next_sweep: None,
             swept_to: None,
             counters: GroupCounters::default(),
+            transactions: transactions::Pendings::default(),
         }
     }
 
@@ -210,8 +213,14 @@ impl Groups {
             What::Commit(commit) => return self.commit(host, token, &name, commit),
             What::DeleteOffsets(topics) => return self.delete_offsets(host, token, &name, topics),
             What::Delete => return self.delete(host, token, &name),
-            What::Fetch { claim, topics } => {
-                let told = self.fetch(host, &name, claim, topics);
+            What::TransactionCommit(commit) => {
+                return self.transaction_commit(host, token, &name, commit);
+            }
+            What::EndTransaction { producer, epoch, is_commit } => {
+                return self.end_transaction(host, token, &name, (producer, epoch, is_commit));
+            }
+            What::Fetch { claim, topics, is_stable } => {
+                let told = self.fetch(host, &name, claim, (topics, is_stable));
                 effects.answer(token, Told::Fetched(told));
             }
             What::Describe => effects.answer(token, Told::Described(self.describe(&name))),
@@ -375,7 +384,10 @@ impl Groups {
         } else {
             Ok(Kind::Classic(ClassicGroup::new()))
         };
-        let is_own = |name: &[u8]| super::offsets::partition_of(name).is_none();
+        self.transactions.recover(name, values);
+        let is_own = |name: &[u8]| {
+            super::offsets::partition_of(name).is_none() && super::offsets::pending_of(name).is_none()
+        };
         let own = values.iter().filter(|(name, _)| is_own(name));
         let stored = own.map(|(name, value)| (name.to_vec(), checksum(value))).collect();
         let outcome = kind.map_err(|_| unreadable());

@@ -1,11 +1,11 @@
 //! Calls about committed offsets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use martlet_core::limits::{GROUP_OFFSETS_MAX, REGISTER_NOTE_BYTES_MAX};
 use martlet_core::{ErrorCode, Lsn, Refusal, TopicId};
 use martlet_shard::api::CallToken;
-use martlet_shard::registers::RegisterNote;
+use martlet_shard::registers::{RegisterNote, Values};
 use martlet_shard::service::ServiceHost;
 
 use super::super::ask::{Commit, CommitPartition, Committed, Failure, FetchedTopic, MemberClaim, Told};
@@ -72,7 +72,7 @@ impl Groups {
         self.set_timer(host, name);
     }
 
-    fn check_commit(&mut self, host: &ServiceHost<'_>, name: &str, claim: &MemberClaim) -> Option<Failure> {
+    pub(super) fn check_commit(&mut self, host: &ServiceHost<'_>, name: &str, claim: &MemberClaim) -> Option<Failure> {
         if !self.groups.contains_key(name) {
             if claim.generation >= 0 || !claim.member.is_empty() {
                 return Some(Failure::IllegalGeneration);
@@ -86,7 +86,7 @@ impl Groups {
         }
     }
 
-    fn judge(
+    pub(super) fn judge(
         &self,
         topic: Option<(TopicId, u32)>,
         partition: &CommitPartition,
@@ -108,7 +108,7 @@ impl Groups {
         host: &ServiceHost<'_>,
         name: &str,
         claim: Option<(String, i32)>,
-        topics: Option<Vec<(String, Vec<u32>)>>,
+        (topics, is_stable): (Option<Vec<(String, Vec<u32>)>>, bool),
     ) -> Result<Vec<FetchedTopic>, Failure> {
         if let (Some((member, generation)), Some(Kind::Consumer(group))) =
             (claim, self.groups.get(name).map(|entry| &entry.kind))
@@ -123,11 +123,13 @@ impl Groups {
             let value = values?.get(offsets::name(id, partition).as_slice())?;
             offsets::decode(value).ok()
         };
+        let pending = if is_stable { pending(values) } else { BTreeMap::new() };
         if let Some(topics) = topics {
             let one = |(topic, partitions): (String, Vec<u32>)| {
                 let found = find(host, &topic);
                 let of = |partition: u32| (partition, found.and_then(|(id, _)| committed(id, partition)));
-                FetchedTopic { partitions: partitions.into_iter().map(of).collect(), topic }
+                let unstable = found.and_then(|(id, _)| pending.get(&id).cloned()).unwrap_or_default();
+                FetchedTopic { partitions: partitions.into_iter().map(of).collect(), topic, unstable }
             };
             return Ok(topics.into_iter().map(one).collect());
         }
@@ -141,6 +143,7 @@ impl Groups {
             if let Some(topic) = names.get(&id) {
                 let fetched = found.entry(id).or_default();
                 fetched.topic = (*topic).clone();
+                fetched.unstable = pending.get(&id).cloned().unwrap_or_default();
                 fetched.partitions.push((partition, committed(id, partition)));
             }
         }
@@ -216,6 +219,7 @@ impl Groups {
         let mut note = RegisterNote::new(REGISTER, name);
         note.clears = true;
         let lsn = host.stage(note)?;
+        self.transactions.forget(name);
         if let Some(entry) = self.groups.remove(name)
             && let Some(due) = entry.due
         {
@@ -225,8 +229,18 @@ impl Groups {
     }
 }
 
+/// Partitions with an offset whose transaction is open.
+fn pending(values: Option<&Values>) -> BTreeMap<TopicId, BTreeSet<u32>> {
+    let mut pending: BTreeMap<TopicId, BTreeSet<u32>> = BTreeMap::new();
+    let names = values.into_iter().flat_map(|values| values.keys());
+    for (_, topic, partition) in names.filter_map(|name| offsets::pending_of(name)) {
+        pending.entry(topic).or_default().insert(partition);
+    }
+    pending
+}
+
 /// Id and number of partitions of a topic that exists.
-fn find(host: &ServiceHost<'_>, topic: &str) -> Option<(TopicId, u32)> {
+pub(super) fn find(host: &ServiceHost<'_>, topic: &str) -> Option<(TopicId, u32)> {
     let topic = host.topic(&full_name(topic).ok()?)?;
     Some((topic.id, u32::try_from(topic.partitions.len()).unwrap_or(u32::MAX)))
 }
@@ -251,7 +265,7 @@ pub(super) fn stage_all(host: &mut ServiceHost<'_>, notes: Vec<RegisterNote>) ->
 }
 
 /// What a client is told when the log does not take a change.
-fn failure_of(refusal: &Refusal) -> Failure {
+pub(super) fn failure_of(refusal: &Refusal) -> Failure {
     match refusal.code {
         ErrorCode::QuotaExceeded | ErrorCode::InvalidArgument => Failure::InvalidCommitOffsetSize,
         _ => Failure::CoordinatorNotAvailable,

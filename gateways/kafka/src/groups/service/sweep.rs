@@ -32,7 +32,9 @@ impl Groups {
                 break;
             }
             let Some(entry) = self.groups.get(&name) else { continue };
-            let is_unused = !entry.kind.has_members() && entry.kind.empty_since() <= before;
+            let is_unused = !entry.kind.has_members()
+                && entry.kind.empty_since() <= before
+                && !self.transactions.has_open(&name);
             let mut note = RegisterNote::new(REGISTER, name.as_str());
             let mut left = 0;
             for (value_name, value) in host.values(REGISTER, &name).into_iter().flatten() {

@@ -120,7 +120,7 @@ impl Bench {
     }
 
     fn fetch(&mut self, group: &str) -> BTreeMap<u32, i64> {
-        let token = self.ask(group, What::Fetch { claim: None, topics: None });
+        let token = self.ask(group, What::Fetch { claim: None, topics: None, is_stable: false });
         let Some(Told::Fetched(Ok(topics))) = self.told.remove(&token) else { panic!("no offsets") };
         let partitions = topics.into_iter().flat_map(|topic| topic.partitions);
         partitions.filter_map(|(partition, committed)| Some((partition, committed?.offset))).collect()
