@@ -5,7 +5,7 @@
 //! append that the log cannot take yet is kept back, with everything behind it, and its connection is not
 //! read meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 

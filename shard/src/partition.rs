@@ -43,7 +43,11 @@ impl Memory {
             broker_time: reader.signed()?,
             producers: Producers::decode(reader, has_transactions)?,
             cursors: Cursors::decode(reader)?,
-            transactions: if has_transactions { Transactions::decode(reader)? } else { Transactions::default() },
+            transactions: if has_transactions {
+                Transactions::decode(reader)?
+            } else {
+                Transactions::default()
+            },
         })
     }
 }

@@ -9,9 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use martlet_core::{
-    ErrorCode, Instant, Lsn, Now, Offset, PartitionId, Refusal, ShardId, TopicId, TopicName,
-};
+use martlet_core::{ErrorCode, Instant, Lsn, Now, Offset, PartitionId, Refusal, ShardId, TopicId, TopicName};
 
 use crate::api::{Answer, Call, CallContext, CallToken, Caller, Reply};
 use crate::engine::{Engine, Outcome};

@@ -7,7 +7,9 @@ use std::time::Duration;
 use martlet_core::NodeId;
 use martlet_core::config::Settings;
 use martlet_core::limits::SHARDS_MAX;
-use martlet_gateway_kafka::{Addressing, GroupConfig, GroupServices, KafkaConfig, TransactionConfig, TransactionServices};
+use martlet_gateway_kafka::{
+    Addressing, GroupConfig, GroupServices, KafkaConfig, TransactionConfig, TransactionServices,
+};
 use martlet_net::{ConnectionLimits, ListenerConfig};
 use martlet_node::NodeConfig;
 use martlet_wal::config::StoreConfig;

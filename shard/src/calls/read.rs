@@ -70,13 +70,7 @@ impl Engine {
     }
 
     /// Sends a read to storage.
-    fn fetch(
-        &mut self,
-        token: CallToken,
-        id: PartitionId,
-        (from, upto): (Offset, Offset),
-        bytes_max: u32,
-    ) {
+    fn fetch(&mut self, token: CallToken, id: PartitionId, (from, upto): (Offset, Offset), bytes_max: u32) {
         let Some(partition) = self.partitions.get(&id) else {
             return self.answer(token, Err(unknown_partition(id)));
         };

@@ -1,11 +1,11 @@
 //! Transactions of partitions: how they begin, how they end, and what readers are told of them.
 
 use martlet_core::frame::flags;
-use martlet_core::{ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Now, Offset, PartitionId, ProducerId, Refusal};
-
-use crate::api::{
-    Answer, Append, CallContext, CallToken, Caller, EndTransaction, ProducerFacts, Reply,
+use martlet_core::{
+    ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Now, Offset, PartitionId, ProducerId, Refusal,
 };
+
+use crate::api::{Answer, Append, CallContext, CallToken, Caller, EndTransaction, ProducerFacts, Reply};
 use crate::engine::{Engine, Outcome, unknown_partition};
 use crate::guard::{Cost, Operation};
 use crate::log::{Log, WriteClass};
@@ -75,8 +75,7 @@ impl Engine {
             return;
         }
         let first = verification.batches.front().filter(|_| !verification.is_spoiled);
-        let granted =
-            first.map(|(_, _, append)| (append.partition, append.producer, append.producer_epoch));
+        let granted = first.map(|(_, _, append)| (append.partition, append.producer, append.producer_epoch));
         for (token, context, append) in verification.batches {
             // A batch of a newer epoch is not what was asked about.
             self.granted = granted.filter(|(.., epoch)| *epoch == append.producer_epoch);
@@ -103,7 +102,8 @@ impl Engine {
     ) -> Outcome {
         let cost = Cost { bytes: end.body.len() as u64, records: 1 };
         self.pass_partition(context, Operation::Append, end.partition, cost, now)?;
-        let partition = self.partitions.get(&end.partition).ok_or_else(|| unknown_partition(end.partition))?;
+        let partition =
+            self.partitions.get(&end.partition).ok_or_else(|| unknown_partition(end.partition))?;
         let open = partition.memory.transactions.open(end.producer);
         let known = partition.memory.producers.epoch_of(end.producer);
         let is_older = open.is_some_and(|open| open.epoch > end.epoch);

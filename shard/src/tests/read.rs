@@ -133,10 +133,9 @@ fn a_wait_counts_the_bytes_of_all_its_partitions() {
 fn a_wait_ends_with_what_cannot_be_read() {
     let mut bench = Bench::new();
     let (kept, gone) = (bench.topic("t", 1, &[])[0], bench.topic("u", 1, &[])[0]);
-    let wait =
-        |bench: &mut Bench, parts| {
-            bench.submit(Call::Await(Await { parts, bytes_min: 1, wait_ms: 1000, is_stable: false }))
-        };
+    let wait = |bench: &mut Bench, parts| {
+        bench.submit(Call::Await(Await { parts, bytes_min: 1, wait_ms: 1000, is_stable: false }))
+    };
     let waiting = wait(&mut bench, vec![(kept, 0), (gone, 0)]);
     bench.call(Call::TopicDelete { name: "u".parse().unwrap() }).unwrap();
     let expected = vec![Ok(0), Err(ErrorCode::UnknownPartition)];

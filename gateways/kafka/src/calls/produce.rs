@@ -66,8 +66,7 @@ pub(crate) fn produce(context: Rc<Context>, request: Request) -> Answering {
     let begin = |(key, batches): (TopicKey, Batches)| {
         let topic = find(&context, &key);
         let transaction = asked.transaction.as_deref();
-        let one =
-            |(index, batch)| begin(&context, &request, (asked.acks, transaction), &topic, index, batch);
+        let one = |(index, batch)| begin(&context, &request, (asked.acks, transaction), &topic, index, batch);
         let begun: Vec<Begun> = batches.into_iter().map(one).collect();
         (key, begun)
     };

@@ -25,7 +25,9 @@ pub(crate) fn unsupported() -> Answer {
 /// Supported features, and those that are on: the tagged fields at the end of the answer.
 fn features(body: &mut Body) {
     let mut tagged: [(u32, Body); 3] = [(0, Body::new(true)), (1, Body::new(true)), (2, Body::new(true))];
-    for (tag, (lowest, highest)) in [(0, (0, TRANSACTION_VERSION)), (2, (TRANSACTION_VERSION, TRANSACTION_VERSION))] {
+    for (tag, (lowest, highest)) in
+        [(0, (0, TRANSACTION_VERSION)), (2, (TRANSACTION_VERSION, TRANSACTION_VERSION))]
+    {
         let body = &mut tagged[tag].1;
         body.length(Some(1));
         body.text("transaction.version");

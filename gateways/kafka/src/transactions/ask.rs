@@ -45,14 +45,30 @@ pub(crate) enum Target {
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     /// `fresh` is a producer id that nobody has, for when one is needed.
-    Init { timeout_ms: i32, claim: Option<Claim>, fresh: Option<i64> },
+    Init {
+        timeout_ms: i32,
+        claim: Option<Claim>,
+        fresh: Option<i64>,
+    },
     /// These targets belong to the transaction from now on, which begins if there is none.
-    Add { claim: Claim, targets: Vec<Target> },
+    Add {
+        claim: Claim,
+        targets: Vec<Target>,
+    },
     /// Whether a target belongs to the transaction that is open; if `adds`, it does from now on. A refusal is
     /// the engine's, as a batch waits for the answer.
-    Admit { claim: Claim, target: Target, adds: bool },
+    Admit {
+        claim: Claim,
+        target: Target,
+        adds: bool,
+    },
     /// `bumps` = the client goes on with the next epoch.
-    End { claim: Claim, is_commit: bool, bumps: bool, fresh: Option<i64> },
+    End {
+        claim: Claim,
+        is_commit: bool,
+        bumps: bool,
+        fresh: Option<i64>,
+    },
     Describe,
     List,
 }

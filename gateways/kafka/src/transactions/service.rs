@@ -70,9 +70,23 @@ enum Then {
     TellTargets(String),
 }
 
+/// Mistakes that tests must catch.
+#[cfg(test)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Planted {
+    #[default]
+    Nothing,
+    /// Targets hear of an end before it is durable.
+    TellsEarly,
+    /// After a restart a commit that was decided is aborted.
+    ForgetsDecisions,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Coordinator {
+    #[cfg(test)]
+    pub(super) planted: Planted,
     config: TransactionConfig,
     entries: BTreeMap<String, Entry>,
     due: BTreeSet<(Instant, String)>,
@@ -87,6 +101,8 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     pub(crate) fn new(config: TransactionConfig) -> Coordinator {
         Coordinator {
+            #[cfg(test)]
+            planted: Planted::Nothing,
             config,
             entries: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -205,6 +221,11 @@ impl Coordinator {
         entry.lsn = lsn;
         if is_ending {
             entry.owed = entry.transaction.targets.iter().cloned().collect();
+            #[cfg(test)]
+            if self.planted == Planted::TellsEarly {
+                entry.lsn = Lsn(0);
+                return Ok(self.tell_targets(host, id));
+            }
             self.when_durable(host, lsn, Then::TellTargets(id.to_owned()));
         }
         self.set_timer(host, id, None);
@@ -334,6 +355,10 @@ impl Coordinator {
             return Err(Refusal::new(ErrorCode::Internal, text));
         };
         let mut entry = Entry::new(transaction);
+        #[cfg(test)]
+        if self.planted == Planted::ForgetsDecisions && entry.transaction.state == State::PrepareCommit {
+            entry.transaction.state = State::PrepareAbort;
+        }
         let is_ending = entry.transaction.state.is_ending();
         if is_ending {
             entry.owed = entry.transaction.targets.iter().cloned().collect();
@@ -371,8 +396,7 @@ impl Coordinator {
     }
 
     fn describe(&self, host: &ServiceHost<'_>, id: &str) -> Result<Described, Failure> {
-        let transaction =
-            &self.entries.get(id).ok_or(Failure::TransactionalIdNotFound)?.transaction;
+        let transaction = &self.entries.get(id).ok_or(Failure::TransactionalIdNotFound)?.transaction;
         let mut topics: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for target in &transaction.targets {
             if let Target::Partition { topic, index, .. } = target
@@ -406,14 +430,7 @@ impl Coordinator {
 
 impl Entry {
     fn new(transaction: Transaction) -> Entry {
-        Entry {
-            transaction,
-            lsn: Lsn(0),
-            owed: Vec::new(),
-            under_way: 0,
-            callers: Vec::new(),
-            due: None,
-        }
+        Entry { transaction, lsn: Lsn(0), owed: Vec::new(), under_way: 0, callers: Vec::new(), due: None }
     }
 }
 

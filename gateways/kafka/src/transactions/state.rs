@@ -110,7 +110,8 @@ pub(super) fn init(
             Ok(Step::Fences(known.fenced(now)))
         }
         State::Empty | State::CompleteCommit | State::CompleteAbort => {
-            let next = Transaction { state: State::Empty, started: -1, changed: now, timeout_ms, ..known.clone() };
+            let next =
+                Transaction { state: State::Empty, started: -1, changed: now, timeout_ms, ..known.clone() };
             let bumped = |last_epoch| {
                 if known.epoch >= EPOCH_LAST {
                     let last_producer = known.producer;
@@ -216,11 +217,13 @@ impl Transaction {
     ) -> Result<Step, Failure> {
         let overflowed = claim.producer == self.last_producer && claim.epoch == EPOCH_LAST && self.epoch == 0;
         let is_repeated = bumps
-            && (overflowed || (claim.producer == self.producer && i32::from(claim.epoch) + 1 == i32::from(self.epoch)));
+            && (overflowed
+                || (claim.producer == self.producer && i32::from(claim.epoch) + 1 == i32::from(self.epoch)));
         if claim.producer != self.producer && !(bumps && overflowed) {
             return Err(Failure::InvalidProducerIdMapping);
         }
-        if claim.epoch != self.epoch && !(is_repeated && self.state != State::Ongoing && self.state != State::Empty)
+        if claim.epoch != self.epoch
+            && !(is_repeated && self.state != State::Ongoing && self.state != State::Empty)
         {
             return Err(Failure::ProducerFenced);
         }

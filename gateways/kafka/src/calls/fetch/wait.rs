@@ -83,7 +83,12 @@ async fn wait(context: &Context, asked: &Asked, parts: &[Part]) -> Facts {
     let wait_ms = if has_errors { 0 } else { asked.wait_ms.min(READ_WAIT_MS_MAX) };
     let call = |places: &[(PartitionId, Offset)], bytes_min: u64, wait_ms: u32| {
         let bytes_min = u32::try_from(bytes_min).unwrap_or(u32::MAX);
-        context.call(Call::Await(Await { parts: places.to_vec(), bytes_min, wait_ms, is_stable: asked.is_stable }))
+        context.call(Call::Await(Await {
+            parts: places.to_vec(),
+            bytes_min,
+            wait_ms,
+            is_stable: asked.is_stable,
+        }))
     };
     let mut facts = Facts::new();
     if let [places] = &shards[..] {

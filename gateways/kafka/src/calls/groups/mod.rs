@@ -28,7 +28,12 @@ pub(crate) use offsets::{offset_commit, offset_delete, offset_fetch};
 
 impl Context {
     /// Asks the service that keeps `group`.
-    pub(super) async fn ask_group(&self, request: &Request, group: &str, what: What) -> Result<Told, ResponseError> {
+    pub(super) async fn ask_group(
+        &self,
+        request: &Request,
+        group: &str,
+        what: What,
+    ) -> Result<Told, ResponseError> {
         self.ask_groups(request, ServiceAt::Key(group.to_owned()), group, what).await
     }
 

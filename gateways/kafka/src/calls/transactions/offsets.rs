@@ -69,10 +69,7 @@ pub(crate) fn txn_offset_commit(context: Rc<Context>, request: Request) -> Answe
                 .with_name(one.name.clone())
                 .with_partitions(partitions.collect())
         });
-        Answer::message(
-            &TxnOffsetCommitResponse::default().with_topics(topics.collect()),
-            request.version,
-        )
+        Answer::message(&TxnOffsetCommitResponse::default().with_topics(topics.collect()), request.version)
     })
 }
 

@@ -38,7 +38,8 @@ pub(crate) fn add_partitions_to_txn(context: Rc<Context>, request: Request) -> A
             found.push(places.iter().map(Option::is_some).collect());
             targets.extend(places.into_iter().flatten());
         }
-        let claim = Claim { producer: asked.v3_and_below_producer_id.0, epoch: asked.v3_and_below_producer_epoch };
+        let claim =
+            Claim { producer: asked.v3_and_below_producer_id.0, epoch: asked.v3_and_below_producer_epoch };
         let is_whole = found.iter().flatten().all(|is_found| *is_found);
         let failure = if asked.v3_and_below_transactional_id.is_empty() {
             Some(Failure::InvalidRequest)

@@ -28,7 +28,10 @@ pub(super) fn unavailable(told: Told) -> Told {
             Told::ConsumerHeartbeat(Err((failure, "the log takes no writes now: come again".to_owned())))
         }
         told @ (Told::Fetched(_)
-        | Told::Unverified(_) | Told::Described(_) | Told::ConsumerDescribed(_) | Told::Listed(_)) => told,
+        | Told::Unverified(_)
+        | Told::Described(_)
+        | Told::ConsumerDescribed(_)
+        | Told::Listed(_)) => told,
     }
 }
 

@@ -72,7 +72,12 @@ impl Groups {
         self.set_timer(host, name);
     }
 
-    pub(super) fn check_commit(&mut self, host: &ServiceHost<'_>, name: &str, claim: &MemberClaim) -> Option<Failure> {
+    pub(super) fn check_commit(
+        &mut self,
+        host: &ServiceHost<'_>,
+        name: &str,
+        claim: &MemberClaim,
+    ) -> Option<Failure> {
         if !self.groups.contains_key(name) {
             if claim.generation >= 0 || !claim.member.is_empty() {
                 return Some(Failure::IllegalGeneration);
