@@ -33,7 +33,9 @@ def settled(bootstrap):
 def make(bootstrap):
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    for outcome in AdminClient(settled(bootstrap)).create_topics([NewTopic(name, PARTITIONS, 1) for name in ("in", "out")]).values():
+    client = AdminClient(settled(bootstrap))
+    topics = [NewTopic(name, PARTITIONS, 1) for name in ("in", "out")]
+    for outcome in client.create_topics(topics).values():
         outcome.result(30)
 
 
