@@ -407,9 +407,8 @@ impl World {
                 let job = self.jobs.remove(&token).ok_or(format!("{token:?} was answered twice"))?;
                 return self.hear(job, result);
             }
-            Answer::Fetch { token, partition, from, upto, .. } if from >= upto => {
+            Answer::Fetch { token, from, upto, .. } if from >= upto => {
                 let job = self.jobs.remove(&token).ok_or(format!("{token:?} was answered twice"))?;
-                let _ = partition;
                 return self.hear_frames(job, ReadEnd::Frames(Vec::new()));
             }
             Answer::Fetch { token, partition, from, upto, bytes_max, .. } => {
