@@ -90,6 +90,7 @@ mod tests {
             base_sequence: -1,
             key_hash: 0,
             body: Bytes::from(vec![0; body]),
+            verification: None,
         })
     }
 
