@@ -260,7 +260,8 @@ fn fetch(index: i32, offset: i64, epoch: i32) -> FetchRequest {
 #[test]
 fn a_fetch_that_is_refused_is_told_why() {
     play(async |mut stage: Stage| {
-        let facts = Readable { epoch: 5, log_start: 0, committed: 9, bytes: 100 };
+        let (stable, has_aborted) = (9, false);
+        let facts = Readable { epoch: 5, log_start: 0, committed: 9, stable, has_aborted, bytes: 100 };
         for (index, offset, epoch, code, error) in [
             (0, 3, -1, ErrorCode::CorruptRange, Error::CorruptMessage),
             (0, 30, -1, ErrorCode::OffsetOutOfRange, Error::OffsetOutOfRange),
