@@ -22,6 +22,7 @@ const SAFETY_COMMENT_LINES_MAX: usize = 12;
 /// What each crate may depend on inside the workspace.
 const ARROWS: &[(&str, &[&str])] = &[
     ("core", &[]),
+    ("hw-profiles", &[]),
     ("formats", &["core"]),
     ("runtime", &["core"]),
     ("wal", &["core", "runtime"]),
@@ -38,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "core",
             "formats",
             "runtime",
+            "hw-profiles",
             "net",
             "shard",
             "wal",

@@ -10,6 +10,7 @@ mod config_command;
 mod doctor;
 mod failure;
 mod file_system;
+mod machine;
 mod output;
 mod settings;
 mod start;
@@ -59,6 +60,9 @@ fn run(arguments: Arguments, output: &Output) -> Result<(), Failure> {
     match arguments.command {
         Command::Start(start) => start::run(&start, output),
         Command::Config { command } => config_command::run(&command, output),
+        Command::Check(arguments) => machine::check(&arguments, output),
+        Command::Hw { command } => machine::hw(&command, output),
+        Command::Profile { command } => machine::profile(&command, output),
         Command::Doctor(doctor) => doctor::run(&doctor, asked, output),
         Command::Storage { command } => storage::run(&command, output),
         Command::Topic { command } => client_commands::topic::run(&command, server()?, output),

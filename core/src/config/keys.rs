@@ -102,7 +102,13 @@ pub const KEYS: &[Key] = &[
         "node.shards",
         Kind::Number { min: 1, max: limits::SHARDS_MAX as u64, auto: true },
         "auto",
-        "number of shards, each one thread; auto is one for each core this process may use",
+        "number of shards, each one thread; auto is what the hardware profile plans for this machine",
+    ),
+    restart(
+        "node.profile",
+        Kind::Text { empty: false },
+        "auto",
+        "hardware profile: a name of `martlet profile list`, a file, or auto for the one that fits",
     ),
     restart(
         "node.pin_threads",

@@ -75,6 +75,23 @@ martlet status --server broker.example:7650 --format json",
 martlet doctor --offline --config /etc/martlet/martlet.toml",
     ),
     (
+        "check",
+        "martlet check
+martlet check --strict --disk nvme0n1 --format json",
+    ),
+    (
+        "hw detect",
+        "martlet hw detect
+martlet hw detect --format json --record machine",
+    ),
+    ("profile list", "martlet profile list"),
+    (
+        "profile show",
+        "martlet profile show --explain
+martlet profile show kunpeng-920 --root machine",
+    ),
+    ("profile validate", "martlet profile validate mine.toml"),
+    (
         "config show",
         "martlet config show --explain
 martlet config show --config martlet.toml --format json",

@@ -63,6 +63,18 @@ pub(crate) enum Command {
     Status,
     /// Tell what is wrong with this machine or a node, each line with its remedy.
     Doctor(DoctorArguments),
+    /// Compare this machine with what its profile wants.
+    Check(CheckArguments),
+    /// Show the facts of this machine.
+    Hw {
+        #[command(subcommand)]
+        command: HwCommand,
+    },
+    /// List, show and validate hardware profiles.
+    Profile {
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
     /// Show and check the configuration.
     Config {
         #[command(subcommand)]
@@ -144,6 +156,58 @@ pub(crate) enum ConfigCommand {
         #[command(flatten)]
         settings: SettingsArguments,
     },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum HwCommand {
+    /// Print what the kernel says of processors, memory, disks and network cards. Needs no rights.
+    Detect {
+        /// Directory that holds /proc and /sys of the machine.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/")]
+        root: PathBuf,
+        /// Copy every file that was read into this directory, to be sent to somebody else.
+        #[arg(long, value_name = "DIRECTORY")]
+        record: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ProfileCommand {
+    /// List the built-in profiles.
+    List,
+    /// Print a profile with all that it inherits, and its plan for this machine.
+    Show {
+        /// A built-in profile, a file, or auto for the one that fits.
+        #[arg(default_value = "auto")]
+        name: String,
+        /// Say also where each value comes from and what it means.
+        #[arg(long)]
+        explain: bool,
+        /// Directory that holds /proc and /sys of the machine.
+        #[arg(long, value_name = "DIRECTORY", default_value = "/")]
+        root: PathBuf,
+    },
+    /// Say whether a file is a profile that a broker would accept.
+    Validate {
+        /// The profile, TOML.
+        file: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArguments {
+    /// A built-in profile, a file, or auto for the one that fits.
+    #[arg(long, value_name = "NAME", default_value = "auto")]
+    pub(crate) profile: String,
+    /// End with 1 if something is not as wanted, and not only where nothing can run.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Look at this disk only, the one that holds the data directory.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) disk: Option<String>,
+    /// Directory that holds /proc and /sys of the machine.
+    #[arg(long, value_name = "DIRECTORY", default_value = "/")]
+    pub(crate) root: PathBuf,
 }
 
 #[derive(Args, Debug)]

@@ -98,7 +98,13 @@ pub(super) fn ports(settings: &Settings) -> Vec<Check> {
                 return vec![Check::new(name, State::Problem, failure.to_string(), remedy)];
             }
         };
-    let shards = shard_count(settings);
+    let shards = match shard_count(settings) {
+        Ok(shards) => shards,
+        Err(failure) => {
+            let remedy = "name one in node.profile: `martlet profile list` shows all";
+            return vec![Check::new("hardware profile", State::Problem, failure.to_string(), remedy)];
+        }
+    };
     let ports = all_ports(&listener, shards);
     let kafka = kafka.map_or_else(Vec::new, |kafka| all_ports(&kafka, shards));
     let http: Vec<u16> = settings.addresses("http.listen").iter().map(|address| address.port()).collect();

@@ -29,7 +29,7 @@ const SETTLE_BYTES_MAX: usize = 8 << 20;
 const SHARD_PORT_DISTANCE: u16 = 10_000;
 
 pub(crate) fn from_settings(settings: &Settings) -> Result<NodeConfig, Failure> {
-    let shards = shard_count(settings);
+    let shards = shard_count(settings)?;
     let mut config = NodeConfig::new(settings.text("data_dir"));
     config.node = NodeId(1);
     config.shards = shards;
@@ -100,10 +100,14 @@ impl Memory {
 }
 
 /// The shards of a broker with these settings on this machine.
-pub(crate) fn shard_count(settings: &Settings) -> u16 {
-    let cores = u64::try_from(shards::cores().len()).unwrap_or(1);
-    let shards = settings.number("node.shards").unwrap_or(cores).min(u64::from(SHARDS_MAX));
-    u16::try_from(shards).unwrap_or(SHARDS_MAX)
+///
+/// # Errors
+/// There is no such profile, or it cannot be read.
+pub(crate) fn shard_count(settings: &Settings) -> Result<u16, Failure> {
+    let planned = shards::planned_cores(settings)?.len();
+    let planned = u64::try_from(planned).unwrap_or(1);
+    let shards = settings.number("node.shards").unwrap_or(planned).min(u64::from(SHARDS_MAX));
+    Ok(u16::try_from(shards).unwrap_or(SHARDS_MAX))
 }
 
 fn topic_defaults(settings: &Settings) -> Vec<(String, String)> {

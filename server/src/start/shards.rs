@@ -13,9 +13,22 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use tracing::{debug, warn};
 
 use crate::failure::Failure;
+use crate::machine;
+
+/// Cores that the hardware profile gives to shards, in their order; at least one.
+///
+/// # Errors
+/// There is no such profile, or it cannot be read.
+pub(crate) fn planned_cores(settings: &Settings) -> Result<Vec<usize>, Failure> {
+    let (profile, plan) = machine::for_start(settings.text("node.profile"))?;
+    let evidence = profile.evidence.status.name();
+    debug!(profile = profile.name, evidence, shards = plan.shards.len(), "hardware profile");
+    let planned: Vec<usize> = plan.shards.iter().map(|shard| shard.cpu as usize).collect();
+    Ok(if planned.is_empty() { cores() } else { planned })
+}
 
 /// Cores this process may use, in order; at least one.
-pub(crate) fn cores() -> Vec<usize> {
+fn cores() -> Vec<usize> {
     let found =
         sched_getaffinity(None).map(|set| (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect());
     match found {
@@ -44,7 +57,9 @@ pub(crate) fn driver_factory(settings: &Settings, shards: u16) -> Result<DriverF
             }
         }
     }
-    let cores = cores();
+    let planned = planned_cores(settings)?;
+    // Who asks for more shards than planned gets all that there is.
+    let cores = if usize::from(shards) <= planned.len() { planned } else { cores() };
     let pins = settings.flag("node.pin_threads") && usize::from(shards) <= cores.len();
     if settings.flag("node.pin_threads") && !pins {
         warn!(shards, cores = cores.len(), "more shards than cores: threads are not pinned");
