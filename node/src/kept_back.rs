@@ -98,7 +98,7 @@ mod tests {
     fn what_nobody_waits_for_is_bounded_and_what_is_awaited_keeps_its_order() {
         let mut kept = KeptBack::new();
         let body = KEPT_BACK_BYTES_MIN / 16;
-        let is_awaited = |token: CallToken| token.0 % 10 == 0;
+        let is_awaited = |token: CallToken| token.0.is_multiple_of(10);
         for number in 0..100 {
             kept.push((CallToken(number), CallContext::default(), append(body)), is_awaited);
             let awaited = number as usize / 10 + 1;

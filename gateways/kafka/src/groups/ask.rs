@@ -26,6 +26,9 @@ pub(crate) struct Ask {
     pub(crate) what: What,
 }
 
+/// A topic's name and partitions of it.
+pub(crate) type TopicPartitions = (String, Vec<u32>);
+
 #[derive(Clone, Debug)]
 pub(crate) enum What {
     Join(Join),
@@ -36,7 +39,7 @@ pub(crate) enum What {
     /// `None` = every partition the group has an offset for.
     Fetch {
         claim: Option<(String, i32)>,
-        topics: Option<Vec<(String, Vec<u32>)>>,
+        topics: Option<Vec<TopicPartitions>>,
         /// Partitions with an offset whose transaction is open are refused.
         is_stable: bool,
     },

@@ -97,7 +97,8 @@ pub(super) fn init(
     };
     if let Some(claim) = claim {
         let is_same = claim.producer == known.producer;
-        if !is_same && !(claim.producer == known.last_producer && claim.epoch >= EPOCH_LAST) {
+        let is_before = claim.producer == known.last_producer && claim.epoch >= EPOCH_LAST;
+        if !is_same && !is_before {
             return Err(Failure::ProducerFenced);
         }
     }

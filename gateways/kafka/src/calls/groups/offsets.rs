@@ -21,7 +21,9 @@ use kafka_protocol::messages::{
 use super::{group, number, optional, string, text, topic};
 use crate::answer::{Answer, Answering, Request};
 use crate::context::Context;
-use crate::groups::ask::{Commit, CommitPartition, Committed, FetchedTopic, MemberClaim, Told, What};
+use crate::groups::ask::{
+    Commit, CommitPartition, Committed, FetchedTopic, MemberClaim, Told, TopicPartitions, What,
+};
 
 /// A partition that cannot exist stands for one that is none.
 fn index(partition: i32) -> u32 {
@@ -80,7 +82,7 @@ pub(crate) fn offset_commit(context: Rc<Context>, request: Request) -> Answering
     })
 }
 
-type Asked = Option<Vec<(String, Vec<u32>)>>;
+type Asked = Option<Vec<TopicPartitions>>;
 type Fetched = Result<Vec<FetchedTopic>, ResponseError>;
 
 pub(crate) fn offset_fetch(context: Rc<Context>, request: Request) -> Answering {

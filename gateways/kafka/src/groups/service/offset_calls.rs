@@ -8,7 +8,9 @@ use martlet_shard::api::CallToken;
 use martlet_shard::registers::{RegisterNote, Values};
 use martlet_shard::service::ServiceHost;
 
-use super::super::ask::{Commit, CommitPartition, Committed, Failure, FetchedTopic, MemberClaim, Told};
+use super::super::ask::{
+    Commit, CommitPartition, Committed, Failure, FetchedTopic, MemberClaim, Told, TopicPartitions,
+};
 use super::super::offsets;
 use super::{Groups, Kind, REGISTER, answer, answer_when_durable};
 use crate::topics::full_name;
@@ -113,7 +115,7 @@ impl Groups {
         host: &ServiceHost<'_>,
         name: &str,
         claim: Option<(String, i32)>,
-        (topics, is_stable): (Option<Vec<(String, Vec<u32>)>>, bool),
+        (topics, is_stable): (Option<Vec<TopicPartitions>>, bool),
     ) -> Result<Vec<FetchedTopic>, Failure> {
         if let (Some((member, generation)), Some(Kind::Consumer(group))) =
             (claim, self.groups.get(name).map(|entry| &entry.kind))
