@@ -35,17 +35,17 @@ fn leaves(world: &mut World, path: &'static str) -> Vec<String> {
     found.unwrap()
 }
 
-async fn fill(runtime: &Runtime, address: std::net::SocketAddr, names: [&'static str; 2]) -> u64 {
+async fn fill(runtime: &Runtime, address: std::net::SocketAddr, names: [&'static str; 2]) -> [u64; 2] {
     let mut peer = Peer::connect(runtime, address).await;
-    let mut last = 0;
-    for name in names {
-        last = peer.create_topic(name, 1).await[0].0;
+    let mut partitions = [0; 2];
+    for (name, partition) in names.into_iter().zip(&mut partitions) {
+        *partition = peer.create_topic(name, 1).await[0].0;
         // Far enough for its frames to be settled into a segment.
         for _ in 0..12 {
-            peer.append(last, &[1; 500_000]).await;
+            peer.append(*partition, &[1; 500_000]).await;
         }
     }
-    last
+    partitions
 }
 
 #[test]
@@ -53,17 +53,18 @@ fn dropped_partitions_and_replaced_logs_leave_no_directories() {
     for seed in 0..4 {
         let mut world = World::new(SimConfig::new(seed));
         world.start(config(2));
-        let kept = world.play(async |runtime: Runtime, address| {
-            let kept = fill(&runtime, address, ["gone", "kept"]).await;
+        let [gone, kept] = world.play(async |runtime: Runtime, address| {
+            let partitions = fill(&runtime, address, ["gone", "kept"]).await;
             let mut peer = Peer::connect(&runtime, address).await;
             let deleted = peer.call(RequestCall::TopicDelete { name: "gone".to_owned() }).await;
             assert!(matches!(deleted, ResponseAnswer::Done), "{deleted:?}");
             runtime.sleep(Duration::from_secs(5)).await;
-            kept
+            partitions
         });
         world.stop();
         let before = leaves(&mut world, "partitions");
-        let dropped = |path: &String| path.ends_with("0000000000000001");
+        let gone = format!("{gone:016x}");
+        let dropped = |path: &String| path.ends_with(&gone);
         assert!(before.iter().any(dropped), "the test needs a directory that is left: {before:?}");
 
         // Cut off in the middle of it, at another moment with every seed.

@@ -29,8 +29,9 @@ fn what_is_stable_ends_where_an_end_is_not_durable() {
     transactions.begin(B, 0, 6);
     assert_eq!(transactions.stable(9), 6);
     assert_eq!(transactions.end(B, 9, false, 9), Some(6));
-    assert_eq!(transactions.end(B, 10, false, 10), None);
     assert_eq!((transactions.stable(9), transactions.stable(10)), (6, 10));
+    assert_eq!(transactions.end(B, 10, false, 10), None);
+    assert_eq!(transactions.stable(10), 10);
 }
 
 #[test]

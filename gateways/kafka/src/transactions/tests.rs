@@ -91,7 +91,7 @@ impl World {
         let Ok(Reply::Topic(view)) = world.ask(create).unwrap() else { panic!("no topic") };
         world.topic = view.partitions.iter().map(|(partition, _)| *partition).collect();
         world.topic_id = view.id;
-        world.settle();
+        world.settle().unwrap_or_else(|Crashed| panic!("no crash was asked for"));
         world
     }
 
@@ -183,10 +183,11 @@ impl World {
         Ok(())
     }
 
-    fn settle(&mut self) {
+    fn settle(&mut self) -> Result<(), Crashed> {
         while self.seats.iter().any(|seat| seat.log.durable_end() < seat.log.end()) {
-            self.step().unwrap();
+            self.step()?;
         }
+        Ok(())
     }
 
     fn wait(&mut self, token: CallToken) -> Result<Result<Reply, Refusal>, Crashed> {
@@ -444,7 +445,9 @@ fn run(planted: Planted, seed: u64, is_new: bool, crash_after: usize) -> (usize,
             Err(Crashed) => world.crash(),
         }
     }
-    world.settle();
+    while world.settle().is_err() {
+        world.crash();
+    }
     let records = world.flushed - before;
     (records, world.read_committed())
 }
