@@ -16,7 +16,7 @@ pub mod root;
 #[cfg(test)]
 mod plan_tests;
 #[cfg(test)]
-mod testing;
+mod tests_machine;
 
 pub use cpu_list::CpuList;
 pub use detect::detect;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::testing::{Machine, planned};
+use crate::tests_machine::{Machine, planned};
 
 /// Every node has so many shards.
 fn each(nodes: u32, shards: usize) -> BTreeMap<u32, usize> {
@@ -107,7 +107,7 @@ fn a_container_gets_what_its_group_allows() {
 #[test]
 fn fewer_shards_are_spread_over_the_nodes() {
     use crate::plan::plan;
-    use crate::testing::profile_of;
+    use crate::tests_machine::profile_of;
     let facts = kunpeng_2x64().tree().facts();
     let mut profile = profile_of(&facts);
     profile.set("shards.max", "10").unwrap();

@@ -16,7 +16,7 @@ import time
 
 from broker import MIB, Broker
 
-SETTINGS = ("node.shards=1", "wal.file_bytes=8MiB", "wal.files=4")
+SETTINGS = ("node.shards=1", "wal.file_bytes=8MiB", "wal.files=4", "topic.batch_bytes_max=256KiB")
 TOPIC = ("cleanup=compact", "segment_bytes=1MiB", "batch_bytes_max=256KiB", "compaction_dirty_ratio=0.3")
 VALUE_BYTES = 200
 

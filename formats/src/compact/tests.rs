@@ -1,3 +1,5 @@
+//! Compaction of batches against a plain model: the last record of each key stays, at its offset.
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! That facts are read where they are, and that what is not there stays unknown.
 
 use crate::facts::Facts;
-use crate::testing::{Machine, Tree};
+use crate::tests_machine::{Machine, Tree};
 
 #[test]
 fn an_empty_tree_has_no_facts_and_breaks_nothing() {

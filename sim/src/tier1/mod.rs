@@ -10,6 +10,7 @@ mod clients;
 mod dice;
 mod disk;
 mod moving;
+mod outcome;
 mod plan;
 #[cfg(feature = "planted-bugs")]
 mod planted;
@@ -26,8 +27,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[cfg(feature = "planted-bugs")]
 pub use planted::planted;
 
+use outcome::Outcome;
 use table::Table;
-use world::{Outcome, World};
+use world::World;
 
 /// A seed that broke a promise.
 #[derive(Clone, Debug)]

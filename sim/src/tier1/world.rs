@@ -17,9 +17,10 @@ use super::checker::{Checker, Verdict};
 use super::clients::{Clients, Job};
 use super::dice::Dice;
 use super::disk::{Disk, place_of};
+use super::outcome::{End, Outcome};
 use super::plan::{Kind, Plan};
 use super::seat::{Reading, Seat, UnderWay};
-use super::table::{Fault, Table};
+use super::table::Fault;
 
 /// Makes the chance of moves another than that of everything else.
 const MOVER_SALT: u64 = 0x6d6f_7665_735f_6f6e;
@@ -27,27 +28,6 @@ const MOVER_SALT: u64 = 0x6d6f_7665_735f_6f6e;
 const BIG_BATCH_SALT: u64 = 0x6269_675f_6261_7463;
 /// Requests a read of everything may take before it is called stuck.
 const TURNS_MAX: usize = 20_000;
-
-/// How a life ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum End {
-    Power,
-    Killed,
-    Stopped,
-}
-
-/// What a seed did.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) table: Table,
-    pub(crate) events: u64,
-    pub(crate) acknowledged: u64,
-    pub(crate) lives: u64,
-    /// Highest number of ring laps.
-    pub(crate) laps: u64,
-    /// Runs that were written instead of ring space.
-    pub(crate) big_runs: u64,
-}
 
 /// One seed.
 pub(crate) struct World {
