@@ -7,6 +7,7 @@ use martlet_core::native::{
     AppendRequest, PartitionRoute, Request, RequestCall, Response, ResponseAnswer, Setting, TopicDescription,
 };
 use martlet_core::{Acks, NodeId, Now, PartitionId, Principal, ShardId, TopicId, TopicName, WalId};
+use martlet_formats::kafka::{KafkaBatchBuilder, KafkaCodec, KafkaRecord};
 use martlet_formats::native::{BatchBuilder, Codec, Header, Record};
 use martlet_shard::api::{Call, CallContext, CallToken};
 use martlet_shard::metadata::Command;
@@ -51,8 +52,54 @@ pub fn examples(target: &str) -> Vec<Vec<u8>> {
                 .to_vec(),
             b"topic.retention_time=1h30m".to_vec(),
         ],
+        "kafka_request" => captured(),
+        "kafka_batch" => KAFKA_CODECS.map(kafka_batch).to_vec(),
+        "kafka_transcode" => [
+            KAFKA_CODECS.map(kafka_batch),
+            [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Snappy, Codec::Gzip].map(batch),
+        ]
+        .concat(),
+        "kafka_group_value" => martlet_gateway_kafka::checks::group_values(),
+        // A version, a list of names, no data.
+        "kafka_subscription" => vec![b"\0\x01\0\0\0\x02\0\x01a\0\x06orders\xff\xff\xff\xff".to_vec()],
         other => panic!("no examples for {other}"),
     }
+}
+
+const KAFKA_CODECS: [KafkaCodec; 5] =
+    [KafkaCodec::None, KafkaCodec::Gzip, KafkaCodec::Snappy, KafkaCodec::Lz4, KafkaCodec::Zstd];
+
+fn kafka_batch(codec: KafkaCodec) -> Vec<u8> {
+    let mut builder = KafkaBatchBuilder::new(codec, 1 << 12);
+    for number in 0..20u8 {
+        let value = vec![number; usize::from(number) * 3];
+        let record = KafkaRecord {
+            timestamp: 1_700_000_000_000 + i64::from(number),
+            key: (number % 3 != 0).then_some(b"key"),
+            value: (number % 7 != 0).then_some(&value[..]),
+        };
+        let headers: [(&[u8], Option<&[u8]>); 2] = [(b"trace", Some(b"abc")), (b"none", None)];
+        builder.append(&record, headers.into_iter());
+    }
+    builder.finish(0, 0).to_vec()
+}
+
+/// Requests that real clients sent: `tests/clients/capture.py` records them.
+fn captured() -> Vec<Vec<u8>> {
+    let files: [&[u8]; 3] = [
+        include_bytes!("../captures/confluent.bin"),
+        include_bytes!("../captures/kafka_python.bin"),
+        include_bytes!("../captures/aiokafka.bin"),
+    ];
+    let mut found = Vec::new();
+    for mut rest in files {
+        while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+            let (request, next) = behind.split_at(u32::from_be_bytes(*length) as usize);
+            found.push(request.to_vec());
+            rest = next;
+        }
+    }
+    found
 }
 
 const SEGMENT: SegmentName = SegmentName { partition: PartitionId(1), base_offset: 0, generation: 0 };

@@ -12,6 +12,7 @@ use martlet_core::config::Settings;
 use martlet_core::frame::{self, FrameHeader};
 use martlet_core::native::{ArchivedRequest, ArchivedResponse, Request, Response};
 use martlet_core::{Now, PartitionId, ShardId};
+use martlet_formats::transcode::{kafka_to_native, native_to_kafka};
 use martlet_shard::metadata::Command;
 use martlet_shard::testing::MemoryLog;
 use martlet_shard::{AllowAll, Engine, EngineConfig};
@@ -21,6 +22,9 @@ use martlet_wal::layout::footer::Footer;
 use martlet_wal::layout::record::{LogStart, RecordHeader, Salt};
 use martlet_wal::layout::run::{RunHeader, parse_run};
 use martlet_wal::layout::superblock::Superblock;
+
+/// Bytes of records in a batch that is translated.
+const TRANSCODED_BYTES_MAX: u32 = 1 << 20;
 
 /// A decoder by its name.
 pub type Target = (&'static str, fn(&[u8]));
@@ -42,6 +46,11 @@ pub const TARGETS: &[Target] = &[
     ("engine_snapshot", engine_snapshot),
     ("engine_note", engine_note),
     ("configuration", configuration),
+    ("kafka_request", kafka_request),
+    ("kafka_batch", kafka_batch),
+    ("kafka_transcode", kafka_transcode),
+    ("kafka_group_value", kafka_group_value),
+    ("kafka_subscription", kafka_subscription),
 ];
 
 /// The header in front of every batch.
@@ -79,6 +88,39 @@ pub fn native_batch(bytes: &[u8]) {
 /// Frames as a read returns them.
 pub fn native_frames(bytes: &[u8]) {
     martlet_formats::frames::check_frames(bytes);
+}
+
+/// A request of Kafka's protocol behind its length: header, then body as its handler reads it.
+pub fn kafka_request(bytes: &[u8]) {
+    martlet_gateway_kafka::checks::request(bytes);
+}
+
+/// A batch as Kafka's producers send it.
+pub fn kafka_batch(bytes: &[u8]) {
+    martlet_formats::kafka::check(bytes);
+}
+
+/// A stored batch for readers of the other protocol, both ways: what one writes the other can open.
+pub fn kafka_transcode(bytes: &[u8]) {
+    let body = Bytes::copy_from_slice(bytes);
+    if let Ok(native) = kafka_to_native(&body, TRANSCODED_BYTES_MAX) {
+        let batch = martlet_formats::native::Batch::open(&native, u32::MAX);
+        assert!(batch.is_ok(), "a translated batch opens: {:?}", batch.err());
+    }
+    if let Ok(kafka) = native_to_kafka(&body, (7, 1), TRANSCODED_BYTES_MAX) {
+        let batch = martlet_formats::kafka::KafkaBatch::open(&kafka, u32::MAX);
+        assert!(batch.is_ok(), "a translated batch opens: {:?}", batch.err());
+    }
+}
+
+/// What groups keep in registers.
+pub fn kafka_group_value(bytes: &[u8]) {
+    martlet_gateway_kafka::checks::group_value(bytes);
+}
+
+/// What a member of a classic group says it reads.
+pub fn kafka_subscription(bytes: &[u8]) {
+    martlet_gateway_kafka::checks::subscription(bytes);
 }
 
 /// The header of a flush of the ring.
