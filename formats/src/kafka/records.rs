@@ -141,7 +141,10 @@ impl<'a> Iterator for KafkaHeaders<'a> {
 
 fn check_records(records: &[u8], header: &KafkaBatchHeader) -> Result<(), KafkaBatchError> {
     let mut rest = records;
-    for index in 0..u32::try_from(header.record_count).unwrap_or(0) {
+    let (records, last_offset_delta) = (header.record_count, header.last_offset_delta);
+    let count =
+        u32::try_from(records).map_err(|_| KafkaBatchError::Records { records, last_offset_delta })?;
+    for index in 0..count {
         let malformed = |field| KafkaBatchError::Record { index, field };
         let mut headers = take_record(&mut rest, header).map_err(malformed)?.headers;
         while headers.left > 0 {
@@ -155,8 +158,7 @@ fn check_records(records: &[u8], header: &KafkaBatchHeader) -> Result<(), KafkaB
     if rest.is_empty() {
         return Ok(());
     }
-    let index = u32::try_from(header.record_count).unwrap_or(0);
-    Err(KafkaBatchError::Record { index, field: "bytes follow the last record" })
+    Err(KafkaBatchError::Record { index: count, field: "bytes follow the last record" })
 }
 
 fn take_record<'a>(
