@@ -1,6 +1,7 @@
 """Installs each client, pinned, below a cache of its own, and gives the command that runs its program.
 
-`Missing` says that a toolchain is not on this machine: that client is left out, and the run says so.
+`Missing` says that a toolchain is not on this machine, or that its registry gives nothing: that client is left out, and
+the run says so.
 """
 
 import os
@@ -26,7 +27,7 @@ JAVA = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaul
 
 
 class Missing(Exception):
-    """A toolchain that is not here."""
+    """A toolchain or a package that cannot be had here."""
 
 
 def need(*programs):
@@ -41,6 +42,13 @@ def quiet(command, **options):
         raise RuntimeError(f"{command[0]} failed: {done.stdout.decode(errors='replace')[-400:]}")
 
 
+def from_registry(command):
+    try:
+        quiet(command)
+    except RuntimeError as error:
+        raise Missing(f"cannot be installed here: {error}") from error
+
+
 def install_python(cache, packages):
     """A virtual environment with these packages; its Python."""
     folder = cache / "-".join(package.split("=")[0] for package in packages[:1])
@@ -50,7 +58,7 @@ def install_python(cache, packages):
         if subprocess.run([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL, check=False).returncode:
             raise Missing("Python's venv is not on this machine (python3-venv)")
         quiet([sys.executable, "-m", "venv", str(folder)])
-        quiet([str(python), "-m", "pip", "install", "-q", *packages])
+        from_registry([str(python), "-m", "pip", "install", "-q", *packages])
         mark.write_text(" ".join(packages))
     return str(python)
 
@@ -60,7 +68,7 @@ def install_node(cache, script, package):
     folder = cache / package.replace("/", "-")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "node_modules").exists():
-        quiet(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), package])
+        from_registry(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), package])
     shutil.copy(HERE / script, folder / script)
     return ["node", str(folder / script)]
 
