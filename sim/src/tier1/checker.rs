@@ -54,6 +54,8 @@ pub(crate) struct Checker {
     pub(crate) partitions: BTreeMap<PartitionId, Known>,
     pub(crate) cursors: BTreeMap<(PartitionId, u8), CursorKnown>,
     pub(crate) producers: BTreeSet<u64>,
+    /// Partitions whose deletion damage took back: their cursors stand where they stood.
+    pub(crate) returned: BTreeSet<PartitionId>,
     /// Every partition id that was ever seen, with its topic.
     pub(crate) partition_ids: BTreeMap<PartitionId, usize>,
     /// Batches that were said to be stored, without their offset.
@@ -223,7 +225,8 @@ impl Checker {
         let promised = clamp(known.promised);
         let is_asked = known.asked.iter().any(|asked| clamp(*asked) == found);
         let is_back = found < promised && !known.may_go_back;
-        if found != promised && (!is_asked || is_back) && !self.is_state_loose {
+        let is_old = known.promised.is_none() && self.returned.contains(&key.0);
+        if found != promised && (!is_asked || is_back) && !self.is_state_loose && !is_old {
             return Err(format!("cursor {key:?} is at {found:?} after {known:?}, log start {log_start}"));
         }
         self.cursors.insert(key, CursorKnown { promised: found, ..CursorKnown::default() });
@@ -239,6 +242,7 @@ impl Checker {
             return Err(format!("partition id {id} was used twice"));
         }
         if is_back {
+            self.returned.insert(id);
             self.forget_partition(id);
             self.stored.retain(|number| self.batches[*number as usize].partition != id);
         }
