@@ -75,9 +75,18 @@ impl Store {
     /// carried: there must be room for that.
     fn settle_below(&self) -> u64 {
         let part = self.shape.capacity() / SETTLE_BEHIND_OF;
-        let little = self.logs.unsettled_count() as u64 * (self.config.settle_run_bytes_min / LITTLE_SHARE);
-        let behind = part * SETTLE_BEHIND - little.min(part * SETTLE_EARLIER);
-        self.ring.head().saturating_sub(behind)
+        self.ring.head().saturating_sub(part * SETTLE_BEHIND - self.earlier())
+    }
+
+    /// Bytes by which settling begins earlier, because many partitions have something in the ring. What is
+    /// carried comes back to the head; if each carry pads a flush of its own, and needs a mark, all of them
+    /// must still fit between where settling begins and the head, or they are carried round and round.
+    fn earlier(&self) -> u64 {
+        let part = self.shape.capacity() / SETTLE_BEHIND_OF;
+        let count = self.logs.unsettled_count() as u64;
+        let little = count * (self.config.settle_run_bytes_min / LITTLE_SHARE);
+        let padding = 2 * count * u64::from(self.shape.block_bytes);
+        little.min(part * SETTLE_EARLIER).min((part * SETTLE_BEHIND).saturating_sub(padding))
     }
 
     /// Ring position that must be free for a write that was refused, where settling behind the head alone
@@ -95,7 +104,7 @@ impl Store {
         let needed_below =
             if self.settle_all { u64::MAX } else { self.settle_below().max(short.unwrap_or(0)) };
         // What is carried moves the head on, and takes the room that it makes.
-        let carried_max = if short.is_some() { 0 } else { self.shape.capacity() / 2 };
+        let carried_max = if short.is_some() { 0 } else { self.shape.capacity() / 2 - self.earlier() };
         RingView {
             needed_below,
             durable: self.ring.durable_through(),
