@@ -16,7 +16,6 @@ pub enum Kind {
         max: u64,
         auto: bool,
     },
-    Flag,
     /// A kernel's version, as `5.10`.
     Version,
     /// Names and wanted values.

@@ -148,11 +148,6 @@ fn scalar(key: &Key, text: &str) -> Result<Value, String> {
         },
         Kind::Choice(names) if names.contains(&text) => Ok(Value::Text(text.to_owned())),
         Kind::Choice(names) => Err(format!("use one of {}", names.join(", "))),
-        Kind::Flag => match text {
-            "true" => Ok(Value::Flag(true)),
-            "false" => Ok(Value::Flag(false)),
-            _ => Err("use true or false".to_owned()),
-        },
         Kind::Version if kernel_version(text).is_some() => Ok(Value::Text(text.to_owned())),
         Kind::Version => Err("write a version as 5.10".to_owned()),
         Kind::Table => Err("cannot be set by a flag".to_owned()),

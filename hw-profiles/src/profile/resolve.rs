@@ -14,7 +14,6 @@ use super::{DEPTH_MAX, Evidence, Profile, ProfileError, parse};
 pub enum Value {
     Number(u64),
     Text(String),
-    Flag(bool),
     List(Vec<String>),
     Table(BTreeMap<String, String>),
 }
@@ -24,7 +23,6 @@ impl fmt::Display for Value {
         match self {
             Value::Number(number) => write!(f, "{number}"),
             Value::Text(text) => f.write_str(text),
-            Value::Flag(flag) => write!(f, "{flag}"),
             Value::List(words) => f.write_str(&words.join(" ")),
             Value::Table(pairs) => {
                 let pairs: Vec<String> =

@@ -9,7 +9,7 @@ mod profile;
 use std::fs;
 use std::path::Path;
 
-use martlet_hw_profiles::profile::{self as profiles, ProfileError, built_in, choose, resolve};
+use martlet_hw_profiles::profile::{ProfileError, built_in, choose, resolve};
 use martlet_hw_profiles::{Facts, Profile, Resolved, Root, ShardPlan, detect, plan};
 
 use crate::failure::Failure;
@@ -63,9 +63,4 @@ pub(crate) fn for_start(wanted: &str) -> Result<(Resolved, ShardPlan), Failure> 
     let profile = find(wanted, &facts)?;
     let plan = plan(&facts, &profile);
     Ok((profile, plan))
-}
-
-/// Lowercase name of where a value comes from, with the profile.
-fn origin(origin: &profiles::Origin) -> String {
-    origin.to_string()
 }

@@ -4,7 +4,7 @@ use martlet_hw_profiles::profile::{built_in, choose, resolve};
 use martlet_hw_profiles::{Root, detect, plan};
 use serde_json::json;
 
-use super::{find, origin, read};
+use super::{find, read};
 use crate::cli::ProfileCommand;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -72,10 +72,12 @@ fn show(name: &str, explain: bool, root: &Root, output: &Output) -> Result<(), F
     for (key, value, from) in profile.iter() {
         let mut row = vec![key.name.to_owned(), value.to_string()];
         if explain {
-            row.extend([origin(from), key.about.to_owned()]);
+            row.extend([from.to_string(), key.about.to_owned()]);
         }
         rows.push(row);
-        values.push(json!({ "key": key.name, "value": value, "origin": origin(from), "meaning": key.about }));
+        values.push(
+            json!({ "key": key.name, "value": value, "origin": from.to_string(), "meaning": key.about }),
+        );
     }
     for advice in profile.firmware.iter().filter(|_| explain) {
         rows.push(vec![

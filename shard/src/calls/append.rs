@@ -39,7 +39,7 @@ impl Engine {
             return self.verify(token, context, append);
         }
         let acks = append.acks.unwrap_or(topic.settings.acks);
-        let narrow = append.base_sequence;
+        let sequence_as_sent = append.base_sequence;
         if append.format == format::KAFKA_V2 && append.base_sequence >= 0 {
             let Append { producer, producer_epoch, base_sequence, .. } = append;
             append.base_sequence = partition.memory.producers.widen(producer, producer_epoch, base_sequence);
@@ -55,7 +55,7 @@ impl Engine {
             }
         }
         if append.producer.0 != 0 && self.must_verify(partition, &append)? {
-            return self.verify(token, context, Append { base_sequence: narrow, ..append });
+            return self.verify(token, context, Append { base_sequence: sequence_as_sent, ..append });
         }
         let bytes = FRAME_HEADER_BYTES + append.body.len();
         self.check_writable(bytes)?;
